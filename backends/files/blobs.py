@@ -1,0 +1,281 @@
+"""Files in a directory: `BlobStore` on a local or mounted disk.
+
+A blob is written to `staging/`, synced, renamed to its place, and the directories that changed are synced. Places are
+`blobs/YYYYMMDD/HHMM/<32 hex digits>` by the clock, so that no directory grows without bound; a clock that is set back
+only puts files into directories that exist already.
+"""
+
+import ctypes
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, StorageUnavailable
+from dicomweb_server.storage.base import BlobStore, StagedBlob
+from dicomweb_server.storage.disk import disk_errors
+from dicomweb_server.storage.records import StorageState
+
+_KEY = re.compile(r"[0-9]{8}/[0-9]{4}/[0-9a-f]{32}", re.ASCII)
+_SETTINGS = ("directory",)
+_CHUNK_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 16
+_STALE_SECONDS = 24 * 3600
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+def _find_begin_writing() -> Callable[[int], None]:
+    """Linux can start to write a file back without waiting for it; elsewhere `keep` does all the waiting."""
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if function is None:
+        return lambda _descriptor: None
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    # An error is no matter: what could not be begun here, `keep` meets again and tells.
+    return lambda descriptor: function(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+_begin_writing = _find_begin_writing()
+
+
+class StagedFile(StagedBlob):
+    """A file in `staging/` until it is kept."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self.file = os.fdopen(descriptor, "w+b", buffering=_BUFFER_BYTES)
+        self.pending = True
+
+    def complete(self) -> None:
+        """Let the disk begin with what is written, so that `keep` has little left to wait for."""
+        self.file.flush()
+        _begin_writing(self.file.fileno())
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self.file.close()
+        if self.pending:
+            self.pending = False
+            with suppress(OSError):
+                os.unlink(self.path)
+
+
+class FileBlobStore(BlobStore):
+    """Settings: `directory`, made when it does not exist."""
+
+    def __init__(self, directory: str) -> None:
+        self._blobs = os.path.join(directory, "blobs")
+        self._staging = os.path.join(directory, "staging")
+        self._made: set[str] = set()
+        self._open = False
+
+    @classmethod
+    def from_settings(cls, *, settings: Mapping[str, Any]) -> Self:
+        unknown = sorted(set(settings) - set(_SETTINGS))
+        if unknown:
+            raise ConfigError(f"files has no setting {unknown[0]!r}; it has {', '.join(_SETTINGS)}.")
+        directory = settings.get("directory")
+        if not directory or not isinstance(directory, str) or "\0" in directory:
+            raise ConfigError("files.directory must name the directory of the files.")
+        return cls(directory)
+
+    def open(self) -> None:
+        with disk_errors():
+            for directory in (self._blobs, self._staging):
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+            self._sweep()
+        self._open = True
+
+    def close(self) -> None:
+        self._open = False
+
+    def check(self) -> StorageState:
+        started = time.perf_counter()
+        ready = self._open and all(os.access(place, os.W_OK | os.X_OK) for place in (self._blobs, self._staging))
+        detail = f"The directory of the files {'can' if ready else 'cannot'} be written."
+        return StorageState(ready=ready, latency_seconds=time.perf_counter() - started, detail=detail)
+
+    def stage(self) -> StagedFile:
+        self._check_open()
+        with disk_errors():
+            return StagedFile(os.path.join(self._staging, uuid.uuid4().hex))
+
+    def keep(self, *, staged: Sequence[StagedBlob]) -> list[str]:
+        self._check_open()
+        files = [blob for blob in staged if isinstance(blob, StagedFile) and blob.pending]
+        if len(files) != len(staged):
+            raise StorageError("A blob was given up, kept before, or staged elsewhere.")
+        prefix = time.strftime("%Y%m%d/%H%M", time.gmtime())
+        moved: list[tuple[StagedFile, str]] = []
+        with disk_errors():
+            try:
+                for file in files:
+                    file.file.flush()
+                    os.fdatasync(file.file.fileno())
+                if files:
+                    self._make_directory(prefix)
+                for file in files:
+                    key = f"{prefix}/{uuid.uuid4().hex}"
+                    os.rename(file.path, os.path.join(self._blobs, key))
+                    moved.append((file, key))
+                if files:
+                    _sync_directory(os.path.join(self._blobs, prefix))
+            except BaseException:
+                for file, key in moved:
+                    with suppress(OSError):
+                        os.rename(os.path.join(self._blobs, key), file.path)
+                raise
+        for file, _ in moved:
+            file.pending = False
+            file.file.close()
+        return [key for _, key in moved]
+
+    def read(self, *, key: str, start: int, length: int) -> bytes:
+        descriptor = self._opened(key)
+        try:
+            with disk_errors():
+                data = _read_exactly(descriptor, start, length)
+        finally:
+            os.close(descriptor)
+        if len(data) != length:
+            raise StorageCorrupt("A file of the archive is shorter than its record says.")
+        return data
+
+    def stream(self, *, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        return _OpenChunks(self._opened(key), start, length)
+
+    def open_file(self, *, key: str) -> BinaryIO | None:
+        return os.fdopen(self._opened(key), "rb", buffering=0)
+
+    def size(self, *, key: str) -> int:
+        with disk_errors():
+            try:
+                return os.stat(self._place(key)).st_size
+            except FileNotFoundError as error:
+                raise StorageCorrupt("A file of the archive is missing.") from error
+
+    def delete(self, *, keys: Iterable[str]) -> None:
+        self._check_open()
+        with disk_errors():
+            for key in keys:
+                if _KEY.fullmatch(key):
+                    with suppress(FileNotFoundError):
+                        os.unlink(os.path.join(self._blobs, key))
+
+    def keys(self, *, older_than_seconds: float) -> Iterator[str]:
+        self._check_open()
+        newest = time.time() - older_than_seconds
+        with disk_errors():
+            for day in _names(self._blobs):
+                for minute in _names(os.path.join(self._blobs, day)):
+                    for name in _names(os.path.join(self._blobs, day, minute)):
+                        key = f"{day}/{minute}/{name}"
+                        if _KEY.fullmatch(key) and _kept_before(os.path.join(self._blobs, key), newest):
+                            yield key
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StorageUnavailable("The files are not open.")
+
+    def _place(self, key: str) -> str:
+        """The path of a key. Whatever is not of our form can name no file."""
+        self._check_open()
+        if not _KEY.fullmatch(key):
+            raise StorageCorrupt("A record of the archive names a file that cannot be.")
+        return os.path.join(self._blobs, key)
+
+    def _opened(self, key: str) -> int:
+        path = self._place(key)
+        with disk_errors():
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError as error:
+                raise StorageCorrupt("A file of the archive is missing.") from error
+
+    def _make_directory(self, prefix: str) -> None:
+        """Make the two directories durable before anything in them is."""
+        if prefix in self._made:
+            return
+        day = os.path.join(self._blobs, prefix.partition("/")[0])
+        os.makedirs(os.path.join(self._blobs, prefix), mode=0o700, exist_ok=True)
+        _sync_directory(day)
+        _sync_directory(self._blobs)
+        self._made = {prefix}
+
+    def _sweep(self) -> None:
+        oldest = time.time() - _STALE_SECONDS
+        for name in _names(self._staging):
+            path = os.path.join(self._staging, name)
+            if _kept_before(path, oldest):
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(path)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _kept_before(path: str, moment: float) -> bool:
+    with suppress(FileNotFoundError):
+        return Path(path).lstat().st_mtime <= moment
+    return False
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_exactly(descriptor: int, start: int, length: int) -> bytes:
+    """As many bytes as there are, up to the length: one call reads at most 2 GB."""
+    data = os.pread(descriptor, length, start)
+    if len(data) in (0, length):
+        return data
+    parts, position = [data], start + len(data)
+    while position < start + length and (data := os.pread(descriptor, start + length - position, position)):
+        parts.append(data)
+        position += len(data)
+    return b"".join(parts)
+
+
+class _OpenChunks(Iterator[bytes]):
+    """Holds its file from the first moment, so that closing it early, or never reading, releases it too."""
+
+    def __init__(self, descriptor: int, start: int, length: int | None) -> None:
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._position = start
+        self._left = length
+
+    def __next__(self) -> bytes:
+        if self._file.closed or self._left == 0:
+            self.close()
+            raise StopIteration
+        wanted = _CHUNK_BYTES if self._left is None else min(_CHUNK_BYTES, self._left)
+        with disk_errors():
+            data = os.pread(self._file.fileno(), wanted, self._position)
+        if not data:
+            self.close()
+            if self._left:
+                raise StorageCorrupt("A file of the archive is shorter than its record says.")
+            raise StopIteration
+        self._position += len(data)
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+    __del__ = close

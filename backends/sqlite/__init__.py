@@ -1,0 +1,5 @@
+"""The index in one SQLite file."""
+
+from backends.sqlite.storage import SQLiteStorage
+
+__all__ = ["SQLiteStorage"]

@@ -1,0 +1,3 @@
+"""A lightweight medical image archive: DICOMweb over plain WSGI."""
+
+__version__ = "0.1.0"

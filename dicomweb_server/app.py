@@ -1,0 +1,148 @@
+"""Where the parts meet: settings, storage and blobs go in, the WSGI application comes out."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import falcon
+
+from dicomweb_server.codec.pool import CodecPool
+from dicomweb_server.errors import DicomwebError
+from dicomweb_server.http.address import AddressRules
+from dicomweb_server.http.answers import REVALIDATE
+from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
+from dicomweb_server.http.front import FrontDoor, HeadAsGet
+from dicomweb_server.http.resources.bulkdata import BulkDataResource
+from dicomweb_server.http.resources.frames import FramesResource
+from dicomweb_server.http.resources.health import HealthResource
+from dicomweb_server.http.resources.home import HomeResource
+from dicomweb_server.http.resources.metadata import MetadataResource
+from dicomweb_server.http.resources.objects import ObjectsResource
+from dicomweb_server.http.resources.qido import SearchResource
+from dicomweb_server.http.resources.rendered import RenderedResource
+from dicomweb_server.http.resources.stow import StowResource
+from dicomweb_server.http.resources.thumbnail import ThumbnailResource
+from dicomweb_server.http.resources.viewer import ViewerOptions, ViewerResource
+from dicomweb_server.http.resources.wado_uri import WadoUriResource
+from dicomweb_server.http.routes import Resources, dicomweb_routes, server_routes
+from dicomweb_server.plugins import blob_store_class, storage_class
+from dicomweb_server.services.frame_cache import ResultCache
+from dicomweb_server.services.images import Images
+from dicomweb_server.services.ingest import Ingest, IngestLimits
+from dicomweb_server.services.pictures import Pictures
+from dicomweb_server.services.remove import Remove
+from dicomweb_server.services.retrieve import Retrieve
+from dicomweb_server.services.search import Search
+from dicomweb_server.services.transcode import Transcode
+from dicomweb_server.settings import Settings
+from dicomweb_server.storage.base import BlobStore, Storage
+from dicomweb_server.storage.records import OnDuplicate
+from dicomweb_server.viewer import installed
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# Stored bytes of one UID never change where other bytes are refused; a viewer need not ask twice.
+IMMUTABLE = "private, max-age=31536000, immutable"
+
+
+def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
+    """The storage and the blob store that the settings name, opened. Called in each worker, after the fork."""
+    storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
+    blobs = blob_store_class(settings.blob_store).from_settings(settings=settings.blobs_section)
+    blobs.open()
+    storage.open()
+    return storage, blobs
+
+
+class Application:
+    """The WSGI application, and what it has to close itself: the processes that decode."""
+
+    def __init__(self, wsgi: WsgiApp, pool: CodecPool) -> None:
+        self._wsgi = wsgi
+        self._pool = pool
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The WSGI entry."""
+        return self._wsgi(environ, start_response)
+
+    def close(self) -> None:
+        """End the processes. They end by themselves, too, when this process does."""
+        self._pool.close()
+
+
+def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Application:
+    """The WSGI application over an opened storage and blob store, which stay the caller's to close."""
+    rules = AddressRules(
+        public_url=settings.http.public_url.rstrip("/"),
+        trusted_proxies=tuple(settings.http.trusted_proxies),
+        allowed_hosts=settings.host_names,
+        prefixes=tuple(settings.http.prefixes),
+    )
+    front = FrontDoor(rules=rules, allowed_origins=frozenset(settings.http.allowed_origins))
+    app: falcon.App[falcon.Request, falcon.Response] = falcon.App(middleware=[front])
+    app.req_options.strip_url_path_trailing_slash = True
+    app.add_error_handler(Exception, handle_unexpected)
+    app.add_error_handler(falcon.HTTPError, handle_falcon_error)
+    app.add_error_handler(DicomwebError, handle_our_error)
+    pool = CodecPool(
+        processes=settings.codec.processes,
+        timeout_seconds=settings.codec.timeout_seconds,
+        memory_bytes=settings.codec.memory_bytes,
+    )
+    resources = _resources(settings, storage, blobs, pool)
+    for template, resource, suffix in server_routes(resources):
+        app.add_route(template, resource, suffix=suffix)
+    if settings.viewer.enabled:
+        for template in (settings.viewer.path, settings.viewer.path + "/{path:path}"):
+            app.add_route(template, resources.viewer)
+    for prefix in settings.http.prefixes:
+        for template, resource, suffix in dicomweb_routes(resources):
+            app.add_route((prefix + template).rstrip("/") or "/", resource, suffix=suffix)
+    return Application(HeadAsGet(app), pool)
+
+
+def _resources(settings: Settings, storage: Storage, blobs: BlobStore, pool: CodecPool) -> Resources:
+    retrieve = Retrieve(storage, blobs)
+    images = Images(retrieve, storage)
+    results = ResultCache(settings.cache_directory, max_bytes=settings.codec.cache_bytes)
+    transcode = Transcode(retrieve, images, pool, results)
+    pictures = Pictures(retrieve, images, pool, results, storage=storage, blobs=blobs)
+    on_duplicate = OnDuplicate(settings.stow.on_duplicate)
+    cache = IMMUTABLE if on_duplicate is OnDuplicate.REJECT else REVALIDATE
+    limits = IngestLimits(
+        on_duplicate=on_duplicate,
+        max_instance_bytes=settings.stow.max_instance_bytes,
+        wipe_preamble=settings.stow.wipe_preamble,
+    )
+    viewer = ViewerResource(
+        installed.find(settings.viewer_directory) if settings.viewer.enabled else None,
+        options=ViewerOptions(
+            path=settings.viewer.path,
+            dicomweb=max(settings.http.prefixes, key=bool),
+            image_rendering=settings.viewer.image_rendering,
+            cross_origin_isolation=settings.viewer.cross_origin_isolation,
+        ),
+    )
+    frames = FramesResource(retrieve, transcode, cache=cache)
+    wado_uri = WadoUriResource(retrieve, images, pictures, transcode, frames, cache=cache)
+    return Resources(
+        search=SearchResource(
+            Search(storage, max_results=settings.search.max_results), empty_status=settings.http.empty_search_status
+        ),
+        stow=StowResource(
+            Ingest(storage, blobs, limits=limits),
+            blobs,
+            max_request_bytes=settings.stow.max_request_bytes,
+            max_parts=settings.stow.max_parts,
+            max_metadata_bytes=settings.stow.max_metadata_bytes,
+        ),
+        objects=ObjectsResource(retrieve, Remove(storage, blobs), transcode, cache=REVALIDATE),
+        metadata=MetadataResource(retrieve, absolute_uris=settings.http.bulkdata_uri == "absolute"),
+        frames=frames,
+        bulkdata=BulkDataResource(retrieve, cache=cache),
+        rendered=RenderedResource(retrieve, pictures, cache=cache),
+        thumbnail=ThumbnailResource(pictures, cache=cache),
+        wado_uri=wado_uri,
+        health=HealthResource(storage, blobs),
+        home=HomeResource(wado_uri, viewer=settings.viewer.path if viewer.installed else None),
+        viewer=viewer,
+    )

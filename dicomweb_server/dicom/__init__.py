@@ -1,0 +1,1 @@
+"""DICOM itself: files, attributes, matching, media types. Pure: bytes and values in, values out, no framework."""

@@ -1,0 +1,121 @@
+"""Every error that crosses a boundary of this server.
+
+The tree has two halves: what the caller did wrong (`CallerError`) and what went wrong here (`ServerError`). No class
+holds an HTTP status: each front end owns one table that translates (`http/errors.py`), and a test walks this tree so
+that no class is left out of it. Messages are shown to clients: they say what was wrong and what is accepted, and
+never hold a path of this machine, a secret or an attribute value of a patient.
+"""
+
+from collections.abc import Sequence
+
+
+class DicomwebError(Exception):
+    """The root. `message` is one readable sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class CallerError(DicomwebError):
+    """The request cannot be served as it was asked."""
+
+
+class BadRequest(CallerError):
+    """Malformed: a UID, a query, a header, an envelope."""
+
+
+class BadDicom(BadRequest):
+    """The bytes are no DICOM object that can be kept; `message` is the reason."""
+
+
+class NotFound(CallerError):
+    """The resource named by the request does not exist."""
+
+
+class NotAcceptable(CallerError):
+    """No representation fits the Accept header; `offered` lists the media types that would."""
+
+    def __init__(self, message: str, offered: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.offered = tuple(offered)
+
+
+class UnsupportedMedia(CallerError):
+    """The payload's media type is not taken here."""
+
+
+class TooLarge(CallerError):
+    """The payload exceeds a configured limit."""
+
+
+class RangeNotSatisfiable(CallerError):
+    """A byte range starts behind the end; `size_bytes` is the size of the resource."""
+
+    def __init__(self, message: str, size_bytes: int) -> None:
+        super().__init__(message)
+        self.size_bytes = size_bytes
+
+
+class Conflict(CallerError):
+    """The request contradicts what is stored."""
+
+
+class VersionConflict(Conflict):
+    """A document changed since the version that the caller expected."""
+
+
+class BadPixels(CallerError):
+    """The pixel data of the resource is broken, or larger than what is decoded here; nothing can be shown of it."""
+
+
+class DecoderFailed(BadPixels):
+    """A native codec crashed on these pixels, or exceeded its limits of time or memory."""
+
+
+class Unauthenticated(CallerError):
+    """Nobody is logged in, or the credentials are not valid."""
+
+
+class Forbidden(CallerError):
+    """The caller may not do this."""
+
+
+class ServerError(DicomwebError):
+    """The request was fine; this server could not serve it."""
+
+
+class StorageError(ServerError):
+    """The storage failed in a way that no retry mends."""
+
+
+class StorageUnavailable(StorageError):
+    """The storage is down, busy or starting: the same request may succeed after `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageFull(StorageUnavailable):
+    """No space is left (PS3.18 Table I.2-2, failure reason A700)."""
+
+
+class StorageCorrupt(StorageError):
+    """What was stored cannot be read back as it was."""
+
+
+class CodecError(ServerError):
+    """Pixels cannot be decoded, encoded or rendered for a reason that lies here."""
+
+
+class MissingCodec(CodecError):
+    """No installed library handles the transfer syntax; `message` names it and the package to install."""
+
+
+class CodecBusy(CodecError):
+    """All codec processes stayed busy: the same request may succeed later."""
+
+
+class ConfigError(ServerError):
+    """The settings cannot be used; raised at start-up only."""

@@ -1,0 +1,113 @@
+"""The one table from our errors to HTTP, and the one shape in which every error is answered."""
+
+import html
+import logging
+from typing import Any
+
+import falcon
+import orjson
+
+from dicomweb_server import errors
+
+_log = logging.getLogger("dicomweb_server.errors")
+
+# Looked up by class hierarchy: the most special class decides. A test walks the tree of errors against it.
+STATUS: dict[type[errors.DicomwebError], int] = {
+    errors.CallerError: 400,
+    errors.BadRequest: 400,
+    errors.BadDicom: 400,
+    errors.NotFound: 404,
+    errors.NotAcceptable: 406,
+    errors.UnsupportedMedia: 415,
+    errors.TooLarge: 413,
+    errors.RangeNotSatisfiable: 416,
+    errors.Conflict: 409,
+    errors.VersionConflict: 409,
+    errors.BadPixels: 422,
+    errors.DecoderFailed: 422,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.ServerError: 500,
+    errors.StorageError: 500,
+    errors.StorageUnavailable: 503,
+    errors.StorageFull: 503,
+    errors.StorageCorrupt: 500,
+    errors.CodecError: 500,
+    errors.MissingCodec: 501,
+    errors.CodecBusy: 503,
+    errors.ConfigError: 500,
+}
+
+_INTERNAL = "the server failed to answer; the log names the cause under this request id"
+
+
+def status_of(exc: errors.DicomwebError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS)
+
+
+def handle_our_error(
+    req: falcon.Request, resp: falcon.Response, exc: errors.DicomwebError, _params: dict[str, Any]
+) -> None:
+    """Answer one of our own errors."""
+    status = status_of(exc)
+    if status >= 500:
+        _log.error("%s: %s", req.context.request_id, exc.message, exc_info=exc if status == 500 else None)
+    details: dict[str, object] = {}
+    if isinstance(exc, errors.NotAcceptable) and exc.offered:
+        details["offered"] = list(exc.offered)
+    if isinstance(exc, errors.StorageUnavailable):
+        resp.set_header("Retry-After", str(exc.retry_after_seconds))
+    if isinstance(exc, errors.RangeNotSatisfiable):
+        resp.set_header("Content-Range", f"bytes */{exc.size_bytes}")
+    if isinstance(exc, errors.Unauthenticated):
+        resp.set_header("WWW-Authenticate", "Bearer")
+    answer_error(req, resp, status, _INTERNAL if status == 500 else exc.message, **details)
+
+
+def handle_falcon_error(
+    req: falcon.Request, resp: falcon.Response, exc: falcon.HTTPError, _params: dict[str, Any]
+) -> None:
+    """Answer an error of the framework: an unknown route, a method that a route does not have."""
+    if exc.headers:
+        resp.set_headers(exc.headers)
+    reasons = {404: "no such resource", 405: "this resource does not have this method"}
+    answer_error(req, resp, exc.status_code, reasons.get(exc.status_code) or exc.title or "the request is malformed")
+
+
+def handle_unexpected(req: falcon.Request, resp: falcon.Response, exc: Exception, _params: dict[str, Any]) -> None:
+    """Answer what nobody foresaw, without internals; the log has them."""
+    _log.error("%s: unexpected %s", req.context.request_id, type(exc).__name__, exc_info=exc)
+    answer_error(req, resp, 500, _INTERNAL)
+
+
+def answer_error(req: falcon.Request, resp: falcon.Response, status: int, reason: str, **details: object) -> None:
+    """The one shape: JSON, or a page where a browser asks for one."""
+    resp.status = status
+    resp.stream = None
+    resp.text = None
+    title = falcon.util.code_to_http_status(status).partition(" ")[2]
+    request_id = req.context.request_id
+    if _wants_page(req):
+        resp.content_type = "text/html; charset=utf-8"
+        resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        resp.data = _page(f"{status} {title}", reason, request_id).encode()
+        return
+    resp.content_type = "application/json"
+    resp.data = orjson.dumps({"status": status, "error": title, "reason": reason, **details, "request_id": request_id})
+
+
+def _wants_page(req: falcon.Request) -> bool:
+    accept = req.get_header("Accept") or ""
+    return "text/html" in accept and "json" not in accept and "multipart" not in accept
+
+
+def _page(title: str, reason: str, request_id: str) -> str:
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>{html.escape(title)}</title>"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em;color:#222}"
+        "small{color:#666}</style>"
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(reason)}</p>"
+        f"<p><small>Request {html.escape(request_id)}</small></p></html>"
+    )

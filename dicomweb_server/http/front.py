@@ -1,0 +1,114 @@
+"""The front door: what is true of every request and every answer, whatever the route.
+
+Request ids, the check of Host and Origin, CORS, security headers and the access log. The log names the route and the
+query keys, never a value of them: those identify patients.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import falcon
+
+from dicomweb_server.errors import Forbidden
+from dicomweb_server.http.address import AddressRules, address_of
+from dicomweb_server.http.params import names
+
+_access = logging.getLogger("dicomweb_server.access")
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_REQUEST_HEADERS = (
+    "Accept, Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match, If-Modified-Since, Cache-Control, "
+    "X-Requested-With"
+)
+_EXPOSED = (
+    "Content-Type, Content-Length, Content-Range, Content-Location, Content-Disposition, Accept-Ranges, Location, "
+    "ETag, Warning, Retry-After, WWW-Authenticate, X-Request-Id, X-Decode-Level"
+)
+
+
+class FrontDoor:
+    """Falcon middleware around every route, and around what is no route."""
+
+    def __init__(self, *, rules: AddressRules, allowed_origins: frozenset[str]) -> None:
+        self._rules = rules
+        self._allowed_origins = allowed_origins
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Find the address, refuse foreign writes, answer OPTIONS."""
+        req.context.request_id = secrets.token_hex(8)
+        req.context.started = time.perf_counter()
+        req.context.origin_allowed = False
+        req.context.address = address_of(req, self._rules)
+        origin = req.env.get("HTTP_ORIGIN")
+        if origin is not None:
+            own = origin == req.context.address.origin
+            listed = origin in self._allowed_origins or "*" in self._allowed_origins
+            req.context.origin_allowed = own or listed
+        self._refuse_foreign_writes(req, origin)
+        if req.method == "OPTIONS":
+            resp.status = 204
+            resp.set_header("Allow", _METHODS)
+            resp.complete = True
+
+    def _refuse_foreign_writes(self, req: falcon.Request, origin: str | None) -> None:
+        """A form of another site can post without preflight and without login (multipart/form-data is "simple"): a
+        browser tells where it comes from, other clients send neither header."""
+        if req.method in _READING or req.context.origin_allowed:
+            return
+        if origin is not None:
+            raise Forbidden("a page of another origin may not write here (http.allowed_origins lists those that may)")
+        if req.env.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+            raise Forbidden("a page of another site may not write here")
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _ok: bool) -> None:
+        """Headers of every answer, also of errors."""
+        context = req.context
+        resp.set_header("X-Request-Id", context.request_id)
+        resp.set_header("X-Content-Type-Options", "nosniff")
+        resp.set_header("Cross-Origin-Resource-Policy", "cross-origin" if self._allowed_origins else "same-origin")
+        resp.append_header("Vary", "Origin")
+        origin = req.env.get("HTTP_ORIGIN")
+        if origin is not None and context.origin_allowed:
+            resp.set_header("Access-Control-Allow-Origin", origin)
+            if "*" not in self._allowed_origins:
+                resp.set_header("Access-Control-Allow-Credentials", "true")
+            resp.set_header("Access-Control-Expose-Headers", _EXPOSED)
+            if req.method == "OPTIONS":
+                resp.set_header("Access-Control-Allow-Methods", _METHODS)
+                resp.set_header("Access-Control-Allow-Headers", _REQUEST_HEADERS)
+                resp.set_header("Access-Control-Max-Age", "7200")
+        if _access.isEnabledFor(logging.INFO):
+            keys = names([(piece.partition("=")[0], "") for piece in req.query_string.split("&")[:100] if piece])
+            _access.info(
+                "%s %s%s %s %.1f ms",
+                req.env.get("dicomweb.method", req.method),
+                req.uri_template or "(no route)",
+                f"?{keys}" if keys else "",
+                resp.status_code,
+                (time.perf_counter() - context.started) * 1000,
+                extra={"request_id": context.request_id},
+            )
+
+
+StartResponse = Callable[..., Any]
+
+
+class HeadAsGet:
+    """WSGI wrapper: HEAD takes the way of GET, so that its headers are true, and sends no body (RFC 9110 9.3.2)."""
+
+    def __init__(self, app: Callable[[dict[str, Any], StartResponse], Iterable[bytes]]) -> None:
+        self.app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """The WSGI entry."""
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return self.app(environ, start_response)
+        body = self.app({**environ, "REQUEST_METHOD": "GET", "dicomweb.method": "HEAD"}, start_response)
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+        return []

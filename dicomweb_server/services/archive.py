@@ -1,0 +1,86 @@
+"""Studies, series and instances as a zip, with a DICOMDIR if wished, streamed member by member."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
+
+import orjson
+
+from dicomweb_server.dicom.dicomdir import DirectoryEntry, dicomdir
+from dicomweb_server.services.retrieve import Retrieve
+from dicomweb_server.storage.packing import unpack_metadata
+from dicomweb_server.storage.records import Scope, StoredInstance
+
+# The zip format begins in 1980; a fixed date makes the same study give the same bytes.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class _Outlet:
+    """A file that is only written to; what arrives is taken out again piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> Iterator[bytes]:
+        pieces, self._pieces = self._pieces, []
+        yield from pieces
+
+
+def zip_archive(retrieve: Retrieve, found: Sequence[StoredInstance], *, with_directory: bool) -> Iterator[bytes]:
+    """The bytes of a zip of these instances, not compressed: pixel data hardly shrinks.
+
+    Members are STUDY/SERIES/INSTANCE.dcm by UID; with a DICOMDIR they have the names of eight letters that media need
+    (PS3.10 8.2) and DICOMDIR is the last member.
+    """
+    names = [_media_name(n) if with_directory else _uid_name(item) for n, item in enumerate(found)]
+    chunks = _members(retrieve, found, names, with_directory=with_directory)
+    first = next(chunks, b"")  # what cannot be opened fails before the first byte is sent
+
+    def body() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    return body()
+
+
+def _members(
+    retrieve: Retrieve, found: Sequence[StoredInstance], names: Sequence[str], *, with_directory: bool
+) -> Iterator[bytes]:
+    outlet = _Outlet()
+    with zipfile.ZipFile(cast(BinaryIO, outlet), "w") as archive:  # a file that can only be written to is enough
+        for item, name in zip(found, names, strict=True):
+            info = zipfile.ZipInfo(name, _DATE)
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w", force_zip64=True) as member:
+                for chunk in retrieve.file(item).whole():
+                    member.write(chunk)
+                    yield from outlet.take()
+        if with_directory:
+            archive.writestr(zipfile.ZipInfo("DICOMDIR", _DATE), dicomdir(list(_entries(retrieve, found, names))))
+    yield from outlet.take()
+
+
+def _entries(retrieve: Retrieve, found: Sequence[StoredInstance], names: Sequence[str]) -> Iterator[DirectoryEntry]:
+    for item, name in zip(found, names, strict=True):
+        scope = Scope(study_uid=item.study_uid, series_uid=item.series_uid, instance_uid=item.instance_uid)
+        for metadata in retrieve.metadata(scope=scope):
+            yield DirectoryEntry(
+                file_id=tuple(name.split("/")),
+                attributes=orjson.loads(unpack_metadata(metadata.deflated)),
+                transfer_syntax_uid=item.transfer_syntax_uid,
+            )
+
+
+def _uid_name(item: StoredInstance) -> str:
+    return f"{item.study_uid}/{item.series_uid}/{item.instance_uid}.dcm"
+
+
+def _media_name(number: int) -> str:
+    return f"DICOM/D{number // 1000:07d}/I{number:07d}"

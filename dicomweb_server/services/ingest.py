@@ -1,0 +1,357 @@
+"""Storing instances: bytes come in part by part, each is staged, read and checked on its own, and all are committed in
+batches. What comes back is a report with one outcome per part; one bad part never spoils the others."""
+
+import contextlib
+import hashlib
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from dicomweb_server.dicom.compose import compose
+from dicomweb_server.dicom.element_writer import Bulk
+from dicomweb_server.dicom.part10 import Header, read_header
+from dicomweb_server.errors import (
+    BadDicom,
+    NotFound,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
+from dicomweb_server.storage.base import BlobStore, StagedBlob, Storage
+from dicomweb_server.storage.disk import disk_errors
+from dicomweb_server.storage.packing import pack_metadata
+from dicomweb_server.storage.records import Blob, InstanceRecord, OnDuplicate, Stored, StoreOutcome
+
+# Failure and warning reasons, PS3.18 Table I.2-2 and PS3.7 Annex C.
+PROCESSING_FAILURE = 0x0110
+DUPLICATE_INSTANCE = 0x0111
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+OUT_OF_RESOURCES = 0xA700
+DATA_SET_MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+WARNING_COERCED = 0xB000
+WARNING_MISMATCH = 0xB007
+
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"  # a directory of a medium is no instance of a study
+
+READ_BYTES = 1024 * 1024
+SMALL_BYTES = 16 * 1024
+BATCH_INSTANCES = 100
+BATCH_BYTES = 256 * 1024 * 1024
+LAYOUT_IN_RECORD_BYTES = 64 * 1024
+PREAMBLE_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A stored instance. `warning` is a warning reason or None, `notes` say why in words."""
+
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    sop_class_uid: str
+    outcome: Stored
+    warning: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A part that was not stored. The UIDs are None when the part had no usable ones."""
+
+    reason: int
+    message: str
+    sop_class_uid: str | None = None
+    instance_uid: str | None = None
+    duplicate: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of each part, in the order in which the parts were decided."""
+
+    accepted: list[Accepted] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every different note of the accepted ones."""
+        return tuple(dict.fromkeys(note for item in self.accepted for note in item.notes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestLimits:
+    """What is stored, and how. Sizes of 0 mean no limit."""
+
+    on_duplicate: OnDuplicate = OnDuplicate.REJECT
+    max_instance_bytes: int = 0
+    wipe_preamble: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    staged: StagedBlob
+    header: Header
+    metadata: bytes
+    sha256: str
+    size_bytes: int
+    layout: bytes
+
+
+class Ingest:
+    """Takes instances into the archive."""
+
+    def __init__(self, storage: Storage, blobs: BlobStore, *, limits: IngestLimits) -> None:
+        self._storage = storage
+        self._blobs = blobs
+        self._limits = limits
+
+    def begin(self, *, study_uid: str | None = None) -> "IngestRequest":
+        """A request to store several instances; with `study_uid` all must belong to that study."""
+        return IngestRequest(self._storage, self._blobs, limits=self._limits, study_uid=study_uid)
+
+
+class IngestRequest:
+    """One request: `add` each part, then `finish`; or `abandon`, which takes back all that no batch has committed."""
+
+    def __init__(self, storage: Storage, blobs: BlobStore, *, limits: IngestLimits, study_uid: str | None) -> None:
+        self._storage = storage
+        self._blobs = blobs
+        self._limits = limits
+        self._study_uid = study_uid
+        self._pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self.report = Report()
+
+    def add(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Take one Part 10 file. A file that cannot be kept is a `Refused` in the report.
+
+        Raises what `chunks` raises (a broken envelope) and StorageUnavailable, StorageFull: then nothing of it is kept.
+        """
+        pieces = iter(_without_preamble(chunks) if self._limits.wipe_preamble else chunks)
+        head, ended = _beginning(pieces)
+        header = None
+        if ended:  # rubbish in many small parts shall not cost a file each
+            try:
+                header = read_header(io.BytesIO(head), len(head))
+            except BadDicom as exc:
+                self._refuse(CANNOT_UNDERSTAND, exc.message)
+                return
+        with self._staging() as staged:
+            sha256, size_bytes = self._receive(itertools.chain([head], pieces), staged.file)
+            staged.complete()
+            self._examine(staged, sha256, size_bytes, header)
+        self._commit_when_full()
+
+    def compose(self, attributes: Mapping[str, Any], bulk: Bulk) -> None:
+        """Take one instance that comes as DICOM JSON with its bulk data apart (PS3.18 10.5); as `add`."""
+        with self._staging() as staged:
+            compose(attributes, bulk, staged.file)
+            staged.complete()
+            digest = hashlib.sha256()
+            staged.file.seek(0)
+            while chunk := staged.file.read(READ_BYTES):
+                digest.update(chunk)
+            self._examine(staged, digest.hexdigest(), staged.file.tell())
+        self._commit_when_full()
+
+    def refuse(self, message: str) -> None:
+        """Report a part that could not even be read as one."""
+        self._refuse(CANNOT_UNDERSTAND, message)
+
+    def finish(self) -> Report:
+        """Commit what is pending; everything accepted in the report is durable and visible when this returns."""
+        self._commit()
+        return self.report
+
+    def abandon(self) -> None:
+        """Take back all that is not committed. Safe at any time, also after `finish`."""
+        for item in self._pending:
+            item.staged.discard()
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[StagedBlob]:
+        """A staged blob that is discarded when what is done with it fails; bad DICOM is a refusal, not an error."""
+        staged = self._blobs.stage()
+        try:
+            with disk_errors():
+                yield staged
+        except BadDicom as exc:
+            staged.discard()
+            self._refuse(CANNOT_UNDERSTAND, exc.message)
+        except BaseException:
+            staged.discard()
+            raise
+
+    def _commit_when_full(self) -> None:
+        if len(self._pending) >= BATCH_INSTANCES or self._pending_bytes >= BATCH_BYTES:
+            self._commit()
+
+    def _receive(self, chunks: Iterable[bytes | memoryview], file: BinaryIO) -> tuple[str, int]:
+        if self._limits.wipe_preamble:
+            chunks = _without_preamble(chunks)
+        digest = hashlib.sha256()
+        size_bytes = 0
+        limit = self._limits.max_instance_bytes or float("inf")
+        for chunk in chunks:
+            size_bytes += len(chunk)
+            if size_bytes > limit:
+                raise BadDicom(f"the instance is larger than {limit} bytes (stow.max_instance_bytes)")
+            digest.update(chunk)
+            file.write(chunk)
+        return digest.hexdigest(), size_bytes
+
+    def _examine(self, staged: StagedBlob, sha256: str, size_bytes: int, header: Header | None = None) -> None:
+        """Read the header, unless it is known; then the file is either pending or refused (and discarded)."""
+        if header is None:
+            staged.file.seek(0)
+            header = read_header(staged.file, size_bytes)
+        if header.sop_class_uid == DICOMDIR_CLASS:
+            staged.discard()
+            self._refuse(SOP_CLASS_NOT_SUPPORTED, "a DICOMDIR is not stored; send the files that it lists", header)
+        elif self._study_uid is not None and header.study_uid != self._study_uid:
+            staged.discard()
+            message = "the Study Instance UID of the instance is not the one in the URL"
+            self._refuse(DATA_SET_MISMATCH, message, header)
+        else:
+            metadata = pack_metadata(header.attributes)
+            self._pending.append(_Pending(staged, header, metadata, sha256, size_bytes, header.layout.pack()))
+            self._pending_bytes += size_bytes
+
+    def _refuse(self, reason: int, message: str, header: Header | None = None, *, duplicate: bool = False) -> None:
+        self.report.refused.append(
+            Refused(
+                reason=reason,
+                message=message,
+                sop_class_uid=header.sop_class_uid if header else None,
+                instance_uid=header.instance_uid if header else None,
+                duplicate=duplicate,
+            )
+        )
+
+    def _commit(self) -> None:
+        if not self._pending:
+            return
+        try:
+            records = self._keep()
+            outcomes = self._store(records)
+        except StorageError as exc:
+            if not self.report.accepted:
+                raise
+            # Earlier batches are stored: their acknowledgement must reach the client.
+            reason = OUT_OF_RESOURCES if isinstance(exc, StorageFull | StorageUnavailable) else PROCESSING_FAILURE
+            for item in self._pending:
+                self._refuse(reason, exc.message, item.header)
+        else:
+            for item, record, outcome in zip(self._pending, records, outcomes, strict=True):
+                self._decide(item.header, record, outcome)
+            unused = (o.stored in (Stored.SAME, Stored.REFUSED) for o in outcomes)
+            self._blobs.delete(keys=[k for r, free in zip(records, unused, strict=True) if free for k in _blob_keys(r)])
+        finally:
+            self.abandon()
+
+    def _keep(self) -> list[InstanceRecord]:
+        """Make the files durable, and beside them the layouts that are too large for a record."""
+        beside: dict[int, StagedBlob] = {}
+        for index, item in enumerate(self._pending):
+            if len(item.layout) > LAYOUT_IN_RECORD_BYTES:
+                beside[index] = self._blobs.stage()
+        try:
+            with disk_errors():
+                for index, staged in beside.items():
+                    staged.file.write(self._pending[index].layout)
+                    staged.complete()
+            keys = self._blobs.keep(staged=[item.staged for item in self._pending] + list(beside.values()))
+        except BaseException:
+            for extra in beside.values():
+                extra.discard()
+            raise
+        layout_keys = dict(zip(beside, keys[len(self._pending) :], strict=True))
+        return [
+            InstanceRecord(
+                study_uid=item.header.study_uid,
+                series_uid=item.header.series_uid,
+                instance_uid=item.header.instance_uid,
+                sop_class_uid=item.header.sop_class_uid,
+                transfer_syntax_uid=item.header.transfer_syntax_uid,
+                attributes=item.header.attributes,
+                metadata=item.metadata,
+                blob=Blob(key=keys[index], size_bytes=item.size_bytes, sha256=item.sha256),
+                layout=b"" if index in layout_keys else item.layout,
+                layout_blob=layout_keys.get(index),
+            )
+            for index, item in enumerate(self._pending)
+        ]
+
+    def _store(self, records: Sequence[InstanceRecord]) -> list[StoreOutcome]:
+        try:
+            return self._storage.store(records=records, on_duplicate=self._limits.on_duplicate)
+        except StorageError:
+            # The commit may have happened all the same: only what the index surely does not hold is given back.
+            keys = [key for record in records for key in _blob_keys(record)]
+            with contextlib.suppress(StorageError):
+                known = self._storage.known_blobs(keys=keys)
+                self._blobs.delete(keys=[key for key in keys if key not in known])
+            raise
+
+    def _decide(self, header: Header, record: InstanceRecord, outcome: StoreOutcome) -> None:
+        if outcome.stored is Stored.REFUSED:
+            message = "another instance with this SOP Instance UID is stored, with other content; it was kept"
+            self._refuse(DUPLICATE_INSTANCE, message, header, duplicate=True)
+            return
+        notes = list(header.warnings)
+        if outcome.conflicts:
+            notes.append(
+                "attributes differ from those of the study or series as stored: " + ", ".join(outcome.conflicts)
+            )
+        self.report.accepted.append(
+            Accepted(
+                study_uid=record.study_uid,
+                series_uid=record.series_uid,
+                instance_uid=record.instance_uid,
+                sop_class_uid=record.sop_class_uid,
+                outcome=outcome.stored,
+                warning=WARNING_COERCED if outcome.conflicts else WARNING_MISMATCH if notes else None,
+                notes=tuple(notes),
+            )
+        )
+
+
+def restore(storage: Storage, *, instance_uid: str, version: str) -> None:
+    """Bring a replaced version back; raises NotFound when there is none of that name."""
+    if version not in {old.version for old in storage.replaced(instance_uid=instance_uid)}:
+        raise NotFound("no such replaced version of the instance")
+    storage.restore(instance_uid=instance_uid, version=version)
+
+
+def _blob_keys(record: InstanceRecord) -> list[str]:
+    return [record.blob.key] + ([record.layout_blob] if record.layout_blob else [])
+
+
+def _beginning(pieces: Iterator[bytes | memoryview]) -> tuple[bytes | memoryview, bool]:
+    """The first bytes, some KB of them, and whether that is all."""
+    head: bytes | memoryview = b""
+    for piece in pieces:
+        head = piece if not head else bytes(head) + bytes(piece)
+        if len(head) > SMALL_BYTES:
+            return head, False
+    return bytes(head), True
+
+
+def _without_preamble(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The same file with its first 128 bytes zeroed, if they are a preamble (they can hold a second file format)."""
+    head = b""
+    rest = iter(chunks)
+    for chunk in rest:
+        head += bytes(chunk)
+        if len(head) >= PREAMBLE_BYTES + 4:
+            break
+    if head[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM":
+        head = bytes(PREAMBLE_BYTES) + head[PREAMBLE_BYTES:]
+    if head:
+        yield head
+    yield from rest

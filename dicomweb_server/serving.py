@@ -1,0 +1,372 @@
+"""Serving with gunicorn: worker processes with threads, no total time limit for slow uploads, a drain on SIGTERM.
+
+The listening socket is opened here, not by gunicorn: a port that is taken is then one sentence, port 0 can be told, and
+the time limits for silent clients are set on it, which accepted connections inherit.
+"""
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from gunicorn.http import errors as http_errors
+from gunicorn.http import get_parser
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers.gthread import ThreadWorker
+
+from dicomweb_server import logs, plugins
+from dicomweb_server.app import Application, WsgiApp, create_app, open_parts
+from dicomweb_server.errors import ConfigError, DicomwebError
+from dicomweb_server.settings import Settings
+from dicomweb_server.storage.base import BlobStore, Storage
+
+# gunicorn takes no longer request line than 8190 bytes; what is longer gets 414. A bearer token can be some KB.
+MAX_REQUEST_LINE_BYTES = 8190
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+BACKLOG = 1024
+MEBIBYTE = 1024 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+LINGER_MILLISECONDS = 20
+MIN_BLOCK_BYTES = 64 * 1024
+
+_log = logging.getLogger("dicomweb_server.serving")
+
+_STATUS_OF_MALFORMED: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
+    (http_errors.LimitRequestLine, HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is longer than 8190 bytes"),
+    (
+        http_errors.LimitRequestHeaders,
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        f"a header is larger than {MAX_HEADER_BYTES} bytes, or there are more than {MAX_HEADERS}",
+    ),
+    (http_errors.ExpectationFailed, HTTPStatus.EXPECTATION_FAILED, "Expect can only be 100-continue"),
+    (http_errors.UnsupportedTransferCoding, HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding can only be chunked"),
+    (http_errors.ParseException, HTTPStatus.BAD_REQUEST, "the request is no valid HTTP"),
+)
+
+
+def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
+    """Serve until a signal ends it. `announce` is called with the URL of the root once the first worker is up, in it.
+
+    Raises ConfigError before anything has started; leaves by SystemExit (0 after SIGTERM or SIGINT) otherwise.
+    """
+    plugins.storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
+    plugins.blob_store_class(settings.blob_store).from_settings(settings=settings.blobs_section)
+    listener = listen(settings)
+    url = root_url(settings, port=listener.getsockname()[1])
+
+    def announce_first(worker: Any) -> None:
+        if worker.age == 1:
+            announce(url)
+
+    options = gunicorn_options(settings) | {
+        "bind": f"fd://{listener.detach()}",
+        "post_worker_init": announce_first,
+    }
+    logs.configure(settings.log)
+    starter = os.getpid()
+    try:
+        ArchiveServer(settings, options).run()
+    except SystemExit as exc:
+        # The workers, which are forks, leave through here too: gunicorn reads from their status why they ended.
+        if os.getpid() == starter and exc.code:
+            raise SystemExit(1) from None
+        raise
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket that listens on the host and port of the settings. Raises ConfigError where that cannot be."""
+    host, port = settings.server.host, settings.server.port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )[0]
+        listener = socket.create_server(cast(Any, address), family=family, backlog=BACKLOG)
+    except OSError as exc:
+        raise ConfigError(_refusal(exc, host, port)) from exc
+    _limit_silence(listener, settings.server.timeout_seconds)
+    return listener
+
+
+def _refusal(exc: OSError, host: str, port: int) -> str:
+    if isinstance(exc, socket.gaierror):
+        return f"the host {host} is not known on this machine (server.host)"
+    reasons = {
+        errno.EADDRINUSE: f"port {port} on {host} is in use by another program; choose another with --port",
+        errno.EADDRNOTAVAIL: f"{host} is no address of this machine (server.host)",
+        errno.EACCES: f"port {port} may be opened by an administrator only; choose one above 1023 with --port",
+    }
+    return reasons.get(exc.errno or 0, f"cannot listen on {host} port {port}: {exc.strerror}")
+
+
+def _limit_silence(listener: socket.socket, seconds: int) -> None:
+    """Let the kernel end connections whose client neither sends nor takes anything for so long.
+
+    gunicorn waits without limit in the middle of a request, so that a few sleeping clients would hold all threads.
+    """
+    period = seconds.to_bytes(8, sys.byteorder) + bytes(8)  # struct timeval
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, period)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, period)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
+
+
+def root_url(settings: Settings, *, port: int) -> str:
+    """The URL under which a client on this machine, or behind the public address, reaches the root."""
+    if settings.http.public_url:
+        return settings.http.public_url
+    host = {"0.0.0.0": "localhost", "::": "localhost", "127.0.0.1": "localhost"}.get(  # noqa: S104 - only compared
+        settings.server.host, settings.server.host
+    )
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def gunicorn_options(settings: Settings) -> dict[str, Any]:
+    """gunicorn's settings for ours, but for where it listens."""
+    memory = Path("/dev/shm")  # noqa: S108 - heartbeat files only, made by gunicorn with mkstemp
+    return {
+        "worker_class": ArchiveWorker,
+        "logger_class": ServerLog,
+        "workers": settings.server.worker_count,
+        "threads": settings.server.threads,
+        # The main thread of a worker gives the sign of life: this ends no long request, only a worker that hangs.
+        "timeout": settings.server.timeout_seconds,
+        "graceful_timeout": settings.server.drain_seconds,
+        "keepalive": settings.server.keepalive_seconds,
+        "worker_tmp_dir": str(memory) if os.access(memory, os.W_OK) else None,
+        "limit_request_line": MAX_REQUEST_LINE_BYTES,
+        "limit_request_fields": MAX_HEADERS,
+        "limit_request_field_size": MAX_HEADER_BYTES,
+        # Files are sent by the kernel as long as "sendfile" is not set at all.
+        "preload_app": False,
+        "accesslog": None,
+        # What a proxy says is read by the front door (http.trusted_proxies); gunicorn must not change the scheme.
+        "forwarded_allow_ips": "",
+        "secure_scheme_headers": {},
+        "forwarder_headers": "",
+        "control_socket_disable": True,
+        # The same refusals whatever else is installed.
+        "http_parser": "python",
+        "worker_exit": _close_parts,
+    }
+
+
+def _close_parts(_arbiter: Any, worker: Any) -> None:
+    worker.app.close()
+
+
+class ArchiveServer(BaseApplication):
+    """gunicorn with options from a mapping; the parts are opened in each worker, after the fork."""
+
+    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
+        self._settings = settings
+        self._options = options
+        self._parts: tuple[Storage, BlobStore] | None = None
+        self._app: Application | None = None
+        super().__init__(prog="dicomweb-server")
+
+    def load_config(self) -> None:
+        """Hand the options over; one that this gunicorn does not have yet is left out."""
+        for name, value in self._options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """The application of one worker. What keeps it from starting is one line of the log, and ends the server."""
+        try:
+            self._parts = open_parts(self._settings)
+            self._app = create_app(self._settings, *self._parts)
+            return _corked(self._app)
+        except DicomwebError as exc:
+            _log.error("cannot start: %s", exc.message)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    def close(self) -> None:
+        """Close what `load` opened in this process."""
+        if self._app is not None:
+            self._app.close()
+        for part in self._parts or ():
+            part.close()
+        self._app = self._parts = None
+
+
+def _corked(app: WsgiApp) -> WsgiApp:
+    """Let head and body of an answer leave in as few packets as they fill: gunicorn sends each piece on its own, and
+    the client wakes up for each. `ArchiveWorker.handle` takes the cork out when the answer is complete."""
+    if not hasattr(socket, "TCP_CORK"):
+        return app
+
+    def corked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        connection = environ.get("gunicorn.socket")
+
+        def start(*args: Any) -> Any:
+            _cork(connection, 1)
+            return start_response(*args)
+
+        return app(environ, start)
+
+    return corked
+
+
+def _cork(connection: Any, value: int) -> None:
+    # A Unix socket has no packets, and a client that went away no socket.
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+
+
+def _close(conn: Any) -> None:
+    """Close a connection, here and now. gunicorn does it in the main thread of the worker and waits there up to two
+    seconds for the client to close first; meanwhile nobody else would be served."""
+    with contextlib.suppress(OSError):  # it can be closed already
+        conn.close(graceful=True)
+    conn.close = lambda graceful=False: None
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what was freed for the next buffer. By default it gives buffers of this size back to the kernel
+    and gets them anew, zeroed page by page: a third of the time that an upload takes."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 4 * MEBIBYTE)
+        mallopt(_M_TRIM_THRESHOLD, 16 * MEBIBYTE)
+        mallopt(_M_ARENA_MAX, 4)
+
+
+class ServerLog(Logger):
+    """gunicorn's log through the handlers that `logs.configure` has set."""
+
+    def setup(self, cfg: Any) -> None:
+        """Keep the handlers as they are: gunicorn would add its own."""
+        self.cfg = cfg
+        self._access_log_enabled = False
+
+    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """As gunicorn logs it, but for clients that fell silent (`_limit_silence`): those are no fault of ours."""
+        if isinstance(sys.exc_info()[1], BlockingIOError):
+            _log.info("a client was silent for too long, its connection is closed")
+        else:
+            super().exception(msg, *args, **kwargs)
+
+    def access(self, *_args: object) -> None:
+        """Nothing: the front door writes the access log, without what identifies patients."""
+
+
+class UploadUnreader(SocketUnreader):
+    """Reads large blocks of a body straight from the socket. gunicorn's own copies each block several times, through a
+    buffer that holds what was read ahead; here nothing is read ahead, as a block is exactly what was asked for."""
+
+    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
+        """As gunicorn means it: `size` bytes, fewer only at the end of the connection."""
+        if size is None or size < MIN_BLOCK_BYTES or self.buf.getbuffer().nbytes >= size:
+            return cast(bytes, cast(Any, super()).read(size, read_ahead))
+        pieces = [self.take_buffered()]
+        missing = size - len(pieces[0])
+        while missing and (piece := self.sock.recv(min(missing, MEBIBYTE))):
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+
+class ArchiveWorker(ThreadWorker):
+    """The threaded worker. It closes the door when it drains, and what is no HTTP gets the shape of all errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handling = 0
+        self._handling_lock = threading.Lock()
+
+    def init_process(self) -> None:
+        """Begin in the new process."""
+        _keep_freed_memory()
+        super().init_process()
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """As gunicorn does; a worker that stops also takes who already waits, and closes the listening socket. Left
+        open until all requests are done, it would let new clients connect and wait for nobody."""
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            for _ in range(BACKLOG):
+                if not select.select([listener], [], [], 0)[0]:
+                    break
+                self.accept(listener)
+            listener.close()
+
+    def handle(self, conn: Any) -> Any:
+        """As gunicorn does, but the thread waits a moment for the next request of the same client while others are
+        free, and closes a connection itself.
+
+        A viewer asks for frame after frame on one connection; handing it to the main thread and back for each takes
+        more time than the answer.
+        """
+        with self._handling_lock:
+            self._handling += 1
+        try:
+            again = self._handle_one(conn)
+            while again is True and self._next_request_comes(conn):
+                again = self._handle_one(conn)
+            if not again:
+                _close(conn)
+            return again
+        finally:
+            with self._handling_lock:
+                self._handling -= 1
+
+    def _handle_one(self, conn: Any) -> Any:
+        if conn.parser is None and not self.cfg.is_ssl:
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser.unreader = UploadUnreader(conn.sock)
+        try:
+            return super().handle(conn)
+        finally:
+            if hasattr(socket, "TCP_CORK"):
+                _cork(conn.sock, 0)
+
+    def _next_request_comes(self, conn: Any) -> bool:
+        if not self.alive or self._handling >= self.cfg.threads or self.cfg.is_ssl:
+            return False
+        if conn.parser.unreader.buf.getbuffer().nbytes:
+            return True
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(LINGER_MILLISECONDS)) and self.alive
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what gunicorn could not parse, or what fell through the application. The log gets no part of the
+        request, which can hold a patient's name."""
+        request_id = uuid.uuid4().hex[:16]
+        status, reason = HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed to answer; the log names the cause"
+        for kind, known, words in _STATUS_OF_MALFORMED:
+            if isinstance(exc, kind):
+                status, reason = known, words
+                break
+        if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("unexpected %s", type(exc).__name__, exc_info=exc, extra={"request_id": request_id})
+        else:
+            _log.info("refused: %s %s", status.value, type(exc).__name__, extra={"request_id": request_id})
+        entry = {"status": status.value, "error": status.phrase, "reason": reason, "request_id": request_id}
+        body = orjson.dumps(entry)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"X-Content-Type-Options: nosniff\r\nX-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            client.sendall(head.encode("ascii") + body)
+        except OSError:
+            _log.debug("the client did not wait for the answer")

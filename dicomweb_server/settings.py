@@ -1,0 +1,520 @@
+"""The settings: what can be set, its default, and where each value came from.
+
+A value is taken from, each before the one after it: the command line, the environment (`DICOMWEB__SECTION__KEY`), a
+TOML file (`--config` or `DICOMWEB_CONFIG`), the defaults below. A key that is not known, a value of the wrong type or
+out of its range, and a pair of settings that is dangerous stop the start. No other module reads the environment.
+
+The tables `[storage.NAME]` and `[blobs.NAME]` belong to the plug-in of that name and are passed to it as they are,
+except that `{directory}` in a text stands for `storage.directory`, and that a secret `KEY` may be given as `KEY_file`.
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_type_hints
+from urllib.parse import urlsplit
+
+from dicomweb_server.errors import ConfigError
+
+CONFIG_VARIABLE = "DICOMWEB_CONFIG"
+VARIABLE_PREFIX = "DICOMWEB__"
+SEPARATOR = "__"
+MAX_WORKERS_BY_DEFAULT = 4
+
+DEFAULT_SOURCE = "default"
+
+# The name of no blob store of its own: the files lie in the database that keeps the index, with the settings of that.
+IN_DATABASE = "database"
+
+# The default blob store of a storage, and the defaults of the tables that belong to plug-ins.
+BLOBS_OF_STORAGE = {"sqlite": "files", "mongodb": IN_DATABASE, "couchdb": IN_DATABASE}
+PLUGIN_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "storage": {"sqlite": {"path": "{directory}/index.sqlite"}},
+    "blobs": {"files": {"directory": "{directory}"}},
+}
+
+_ROUTES = ("patients", "studies", "series", "instances", "wado")
+_SECRET = re.compile(r"(^|_)(password|passphrase|secret|token|secret_access_key)$")
+_ADDRESS = re.compile(r"(^|_)(url|uri|dsn)$")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_HOST = re.compile(r"\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
+
+Sections = Mapping[str, Mapping[str, Any]]
+
+
+def _choice(default: Any, *choices: Any) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+def _number(default: int, low: int, high: int | None = None) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _list(default: Sequence[str], check: Callable[[str], bool], what: str) -> Any:
+    return field(default=tuple(default), metadata={"check": check, "what": what})
+
+
+def _text(default: str, check: Callable[[str], bool], what: str) -> Any:
+    return field(default=default, metadata={"check": check, "what": what})
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _processors() -> int:
+    """The processors this process may use, which a container or taskset can restrict."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_root_url(value: str) -> bool:
+    """An http URL with a host, without user, query or slash at the end."""
+    try:
+        parts = urlsplit(value)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and named and not re.search(r"[@?#\s]|/$", value)
+
+
+def _is_origin(value: str) -> bool:
+    return value == "*" or (_is_root_url(value) and not urlsplit(value).path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSettings:
+    """The listening process. `workers` 0 means one per processor, at most four. `timeout_seconds` is how long a client
+    may be silent in the middle of a request or an answer, `drain_seconds` how long a stopping server waits for running
+    requests.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = _number(5985, 0, 65535)
+    workers: int = _number(0, 0, 256)
+    threads: int = _number(8, 1, 1024)
+    timeout_seconds: int = _number(300, 1)
+    keepalive_seconds: int = _number(75, 1)
+    drain_seconds: int = _number(30, 1)
+    allow_public_without_login: bool = False
+
+    @property
+    def worker_count(self) -> int:
+        """How many worker processes to start."""
+        return self.workers or min(MAX_WORKERS_BY_DEFAULT, _processors())
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can reach the address that the server listens on."""
+        if self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpSettings:
+    """The front door: paths, names, who is trusted, and the forms of answers that differ between sites."""
+
+    prefixes: tuple[str, ...] = _list(
+        ("", "/dicom-web"), lambda value: bool(_PREFIX.fullmatch(value)), 'paths like "/dicom-web", or "" for the root'
+    )
+    public_url: str = _text(
+        "",
+        lambda value: not value or _is_root_url(value),
+        "an http or https URL without query and slash at the end, or empty",
+    )
+    trusted_proxies: tuple[str, ...] = _list(("127.0.0.1", "::1"), _is_address, "IP addresses")
+    allowed_hosts: tuple[str, ...] = _list(
+        ("localhost", "127.0.0.1", "[::1]"),
+        lambda value: bool(_HOST.fullmatch(value)),
+        "host names without port, or *",
+    )
+    allowed_origins: tuple[str, ...] = _list((), _is_origin, 'origins like "https://viewer.example", or "*"')
+    empty_search_status: int = _choice(200, 200, 204)
+    bulkdata_uri: str = _choice("absolute", "absolute", "path")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageSettings:
+    """Which storage keeps the index. `sections` are the tables of the plug-ins, by plug-in."""
+
+    backend: str = "sqlite"
+    directory: Path = Path("./dicomweb-data")
+    sections: Sections = field(default_factory=lambda: PLUGIN_DEFAULTS["storage"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobSettings:
+    """Which store keeps the files; empty means the one that goes with the storage. `IN_DATABASE` is the blob store that
+    has the name of the storage, with the table of the storage."""
+
+    store: str = ""
+    sections: Sections = field(default_factory=lambda: PLUGIN_DEFAULTS["blobs"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StowSettings:
+    """What is accepted. A limit of 0 bytes means none."""
+
+    on_duplicate: str = _choice("reject", "reject", "replace")
+    max_request_bytes: int = _number(0, 0)
+    max_instance_bytes: int = _number(0, 0)
+    max_parts: int = _number(100_000, 1)
+    max_metadata_bytes: int = _number(64 * 1024 * 1024, 1024)
+    wipe_preamble: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """How much one search may answer; a client goes on with `offset`."""
+
+    max_results: int = _number(1000, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecSettings:
+    """Decoding and rendering: `processes` of each worker, with a limit of time for one task and of memory for a
+    process. Results are kept in `cache_directory`, in which `{directory}` stands for `storage.directory`, up to
+    `cache_bytes` (0: none are kept).
+    """
+
+    processes: int = _number(2, 1, 64)
+    timeout_seconds: int = _number(30, 1)
+    memory_bytes: int = _number(4 * 1024 * 1024 * 1024, 256 * 1024 * 1024)
+    cache_bytes: int = _number(2 * 1024 * 1024 * 1024, 0)
+    cache_directory: str = _text("{directory}/cache", bool, "a path")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewerSettings:
+    """The viewer that is hosted below `path` once `viewer install` has put it into `directory`, in which `{directory}`
+    stands for `storage.directory`. `image_rendering` is how it fetches images.
+    """
+
+    enabled: bool = True
+    path: str = _text("/ohif", lambda value: bool(value and _PREFIX.fullmatch(value)), 'a path like "/ohif"')
+    directory: str = "{directory}/viewer"
+    image_rendering: str = _choice("wadors", "wadors", "wadouri")
+    cross_origin_isolation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogSettings:
+    """What is written to standard error."""
+
+    level: str = _choice("info", "debug", "info", "warning", "error")
+    format: str = _choice("text", "text", "json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """All settings. `sources` says for each key (`server.port`) where its value came from; a key without one has its
+    default. Made by `load`; tests make them directly.
+    """
+
+    server: ServerSettings = ServerSettings()
+    http: HttpSettings = HttpSettings()
+    storage: StorageSettings = StorageSettings()
+    blobs: BlobSettings = BlobSettings()
+    stow: StowSettings = StowSettings()
+    search: SearchSettings = SearchSettings()
+    codec: CodecSettings = CodecSettings()
+    viewer: ViewerSettings = ViewerSettings()
+    log: LogSettings = LogSettings()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def blobs_in_database(self) -> bool:
+        """Whether the files lie in the database of the index."""
+        return (self.blobs.store or BLOBS_OF_STORAGE.get(self.storage.backend)) == IN_DATABASE
+
+    @property
+    def blob_store(self) -> str:
+        """The name of the blob store in use."""
+        if self.blobs_in_database:
+            return self.storage.backend
+        return self.blobs.store or BLOBS_OF_STORAGE.get(self.storage.backend, "files")
+
+    @property
+    def cache_directory(self) -> Path:
+        """The folder of decoded and rendered results."""
+        return Path(self.codec.cache_directory.replace("{directory}", str(self.storage.directory.absolute())))
+
+    @property
+    def viewer_directory(self) -> Path:
+        """The folder of the installed viewer."""
+        return Path(self.viewer.directory.replace("{directory}", str(self.storage.directory.absolute())))
+
+    @property
+    def storage_section(self) -> Mapping[str, Any]:
+        """The table of the storage in use, as the plug-in gets it."""
+        return self._section(self.storage.sections, self.storage.backend)
+
+    @property
+    def blobs_section(self) -> Mapping[str, Any]:
+        """The table of the blob store in use, as the plug-in gets it."""
+        if self.blobs_in_database:
+            return self.storage_section
+        return self._section(self.blobs.sections, self.blob_store)
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The host names that a request may carry, in lower case, IPv6 addresses in brackets: `http.allowed_hosts`, the
+        address listened on and the host of `http.public_url`. Holds `*` when any is allowed."""
+        names = {name.lower() for name in self.http.allowed_hosts}
+        for name in (self.server.host, urlsplit(self.http.public_url).hostname or ""):
+            if name:
+                names.add(f"[{name.lower()}]" if ":" in name else name.lower())
+        return frozenset(names)
+
+    def items(self) -> Iterator[tuple[str, Any, str]]:
+        """Every key with its value and source, in the order of this module; secrets are masked."""
+        for section in _SECTIONS:
+            values = getattr(self, section)
+            for key in _keys(section):
+                name = f"{section}.{key}"
+                yield name, getattr(values, key), self.sources.get(name, DEFAULT_SOURCE)
+            for plugin, table in getattr(values, "sections", {}).items():
+                for key, value in table.items():
+                    name = f"{section}.{plugin}.{key}"
+                    yield name, _masked(key, value), self.sources.get(name, DEFAULT_SOURCE)
+
+    def _section(self, sections: Sections, name: str) -> Mapping[str, Any]:
+        directory = str(self.storage.directory.absolute())
+        return {
+            key: value.replace("{directory}", directory) if isinstance(value, str) else value
+            for key, value in sections.get(name, {}).items()
+        }
+
+
+_SECTIONS: Mapping[str, Any] = {item.name: item.default for item in fields(Settings) if item.name != "sources"}
+_TYPES = {section: get_type_hints(type(defaults)) for section, defaults in _SECTIONS.items()}
+
+
+def load(
+    config: Path | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings of this process. `overrides` are values of the command line by key (`server.port`); `environ` is the
+    environment of the process when it is None. Raises ConfigError with one sentence that names what to mend."""
+    environ = os.environ if environ is None else environ
+    loader = _Loader()
+    path = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    if path is not None:
+        loader.add_file(path)
+    for variable, text in sorted(environ.items()):
+        if variable.startswith(VARIABLE_PREFIX):
+            loader.add_variable(variable, text)
+    for name, value in overrides.items():
+        loader.add(name, value, source="command line", where="the command line")
+    settings = loader.settings()
+    _check_together(settings)
+    return settings
+
+
+class _Loader:
+    """Collects values by key, the later ones replacing the earlier."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        self._plugins = {
+            kind: {name: dict(table) for name, table in tables.items()} for kind, tables in PLUGIN_DEFAULTS.items()
+        }
+        self._sources: dict[str, str] = {}
+        self._plugin_places: dict[tuple[str, str], str] = {}
+
+    def add_file(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                document = tomllib.load(file)
+        except OSError as exc:
+            raise ConfigError(f"the settings file {path} cannot be read: {exc.strerror}") from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"the settings file {path} is not valid TOML: {exc}") from exc
+        for section, table in document.items():
+            if section not in _SECTIONS:
+                raise ConfigError(f'{path}: "{section}" is not known{_nearest(section, _SECTIONS)}')
+            if not isinstance(table, dict):
+                raise ConfigError(f"{path}: {section} is a table of settings, write [{section}]")
+            for key, value in table.items():
+                self.add(f"{section}.{key}", value, source=f"file {path}", where=str(path))
+
+    def add_variable(self, variable: str, text: str) -> None:
+        parts = [part.lower() for part in variable.removeprefix(VARIABLE_PREFIX).split(SEPARATOR)]
+        section, *rest = parts
+        where, source = f"the environment variable {variable}", f"environment {variable}"
+        if section not in _SECTIONS:
+            raise ConfigError(f'{where}: the section "{section}" is not known{_nearest(section, _SECTIONS)}')
+        if len(rest) == 2 and section in self._plugins:
+            self._add_plugin_value(section, rest[0], rest[1], _from_toml(text), source=source, where=where)
+            return
+        key = SEPARATOR.join(rest)
+        value: Any = text
+        if key in _keys(section):
+            value = _from_text(text, _TYPES[section][key], f"{where}: {section}.{key}")
+        self.add(f"{section}.{key}", value, source=source, where=where)
+
+    def add(self, name: str, value: Any, *, source: str, where: str) -> None:
+        section, _, key = name.partition(".")
+        if section in self._plugins and isinstance(value, dict):
+            self._plugins[section].setdefault(key, {})
+            self._plugin_places.setdefault((section, key), where)
+            for plugin_key, plugin_value in value.items():
+                self._add_plugin_value(section, key, plugin_key, plugin_value, source=source, where=where)
+            return
+        known = _keys(section)
+        if key not in known:
+            raise ConfigError(f'{where}: "{name}" is not known{_nearest(key, known, section + ".")}')
+        self._values[section][key] = _checked(section, key, value, f"{where}: {name}")
+        self._sources[name] = source
+
+    def _add_plugin_value(self, kind: str, plugin: str, key: str, value: Any, *, source: str, where: str) -> None:
+        secret = key.removesuffix("_file")
+        if secret != key and _is_secret(secret):
+            key, value = secret, _read_secret(value, f"{where}: {kind}.{plugin}.{key}")
+        self._plugin_places.setdefault((kind, plugin), where)
+        self._plugins[kind].setdefault(plugin, {})[key] = value
+        self._sources[f"{kind}.{plugin}.{key}"] = source
+
+    def settings(self) -> Settings:
+        parts = {section: replace(defaults, **self._values[section]) for section, defaults in _SECTIONS.items()}
+        parts["storage"] = replace(parts["storage"], sections=self._plugins["storage"])
+        parts["blobs"] = replace(parts["blobs"], sections=self._plugins["blobs"])
+        settings = Settings(**parts, sources=self._sources)
+        chosen = {
+            "storage": settings.storage.backend,
+            "blobs": IN_DATABASE if settings.blobs_in_database else settings.blob_store,
+        }
+        for (kind, plugin), where in self._plugin_places.items():
+            known = {*PLUGIN_DEFAULTS[kind], chosen[kind]}
+            if plugin not in known:
+                raise ConfigError(
+                    f"{where}: the table [{kind}.{plugin}] belongs to nothing in use{_nearest(plugin, known)}"
+                )
+        return settings
+
+
+def _keys(section: str) -> list[str]:
+    return [item.name for item in fields(_SECTIONS[section]) if item.name != "sections"]
+
+
+def _nearest(word: str, known: Mapping[str, Any] | Sequence[str] | set[str], prefix: str = "") -> str:
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if found:
+        return f'; did you mean "{prefix}{found[0]}"?'
+    return f"; known are {', '.join(sorted(known))}"
+
+
+# By the type in the dataclass: the type in TOML, its name, and the way from the one to the other.
+_KINDS: Mapping[Any, tuple[type, str, Callable[[Any], Any]]] = {
+    bool: (bool, "true or false", bool),
+    int: (int, "a whole number", int),
+    str: (str, "a text", str),
+    Path: (str, "a path", Path),
+    tuple[str, ...]: (list, "a list of texts", tuple),
+}
+
+
+def _checked(section: str, key: str, value: Any, name: str) -> Any:
+    """The value as its dataclass wants it; raises ConfigError for a wrong type, choice or range."""
+    kind = _TYPES[section][key]
+    wanted, words, convert = _KINDS[kind]
+    value = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)) or (kind is Path and not value):
+        raise ConfigError(f"{name} must be {words}, not {value!r}")
+    rules = next(item for item in fields(_SECTIONS[section]) if item.name == key).metadata
+    if "choices" in rules and value not in rules["choices"]:
+        raise ConfigError(f"{name} must be {' or '.join(map(str, rules['choices']))}, not {value!r}")
+    if "low" in rules:
+        _check_range(value, rules["low"], rules["high"], name)
+    if "check" in rules:
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, str) or not rules["check"](item):
+                raise ConfigError(f"{name} must be {rules['what']}, not {item!r}")
+    return convert(value)
+
+
+def _check_range(value: Any, low: int, high: int | None, name: str) -> None:
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{name} must be {bounds}, not {value}")
+
+
+def _from_text(text: str, kind: Any, name: str) -> Any:
+    """A value of the environment: a list is a TOML array, or its items with commas between."""
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+            raise ConfigError(f"{name} must be true or false, not {text!r}")
+        return text.lower() in ("true", "1", "yes", "on")
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigError(f"{name} must be a whole number, not {text!r}") from None
+    if kind == tuple[str, ...]:
+        if text.startswith("["):
+            return _from_toml(text)
+        return [item.strip() for item in text.split(",")] if text else []
+    return text
+
+
+def _from_toml(text: str) -> Any:
+    """The TOML value (no date) that the text is, or else the text itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float | str | list) and "\n" not in text else text
+
+
+def _is_secret(key: str) -> bool:
+    return bool(_SECRET.search(key) or _ADDRESS.search(key))
+
+
+def _read_secret(path: Any, name: str) -> str:
+    if not isinstance(path, str):
+        raise ConfigError(f"{name} must be the path of a file, not {path!r}")
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{name}: the file {path} cannot be read") from exc
+
+
+def _masked(key: str, value: Any) -> Any:
+    if _SECRET.search(key):
+        return "***"
+    if _ADDRESS.search(key) and isinstance(value, str):
+        return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", value)
+    return value
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.blobs_in_database and settings.storage.backend == "sqlite":
+        where = settings.sources.get("blobs.store", DEFAULT_SOURCE)
+        raise ConfigError(f'{where}: blobs.store is "{IN_DATABASE}", but SQLite keeps no files; choose "files" or "s3"')
+    if not settings.http.prefixes or len(set(settings.http.prefixes)) != len(settings.http.prefixes):
+        where = settings.sources.get("http.prefixes", DEFAULT_SOURCE)
+        raise ConfigError(f"{where}: http.prefixes must name at least one path, and each once")
+    taken = {*settings.http.prefixes, *(f"{p}/{name}" for p in settings.http.prefixes for name in _ROUTES), "/health"}
+    if settings.viewer.enabled and any(f"{settings.viewer.path}/".startswith(f"{path}/") for path in taken - {""}):
+        where = settings.sources.get("viewer.path", DEFAULT_SOURCE)
+        raise ConfigError(f"{where}: viewer.path is {settings.viewer.path}, where other resources are; choose another")
+    if settings.server.is_public and not settings.server.allow_public_without_login:
+        raise ConfigError(
+            f"server.host is {settings.server.host}, which other machines can reach, and there is no login: anyone "
+            "there could read and delete everything. If a proxy or the network keeps them out, set "
+            "server.allow_public_without_login = true"
+        )

@@ -1,0 +1,300 @@
+"""The storage contract. To add a backend, implement `Storage` (and `BlobStore`, if files are to be kept there too),
+run the suites of `dicomweb_server.testing` against it, and name the class in an entry point `dicomweb_server.storage`.
+
+Rules that hold for every method of both classes, tested by those suites:
+
+* Arguments are keyword-only, values are frozen records. No driver type and no driver error crosses: each backend
+  turns its driver's errors into ours in one context manager, with the cause kept.
+* A miss raises `NotFound`; nothing answers None for it.
+* Every method may be called from several threads and several processes at once.
+* An iterator is single use; closing it early releases what it holds. No transaction or server cursor stays open while a
+  slow client reads: iterators fetch in pages by key.
+* The SOP Instance UID is the identity of an instance. Its record is the only commit point: the blob is durable before
+  `store` is called, and everything else (series, studies, patients, totals) is derived from the records.
+* Whoever reads after `store`, `remove` or `restore` has returned sees the change, with exact totals.
+
+What an entity shows (`Hit.attributes`)
+    An instance shows its own header. A series and a study show, attribute by attribute, the value of the earliest
+    stored instance below them that has a non-empty one (`attributes.select` says which attributes belong to a level;
+    a series shows those of patient, study and series, a study those of patient and study, a patient those of
+    patient); an attribute that is present but empty in all is shown empty. Replacing an instance keeps its place in
+    the order. A study belongs to the patient named by its merged attributes (`attributes.patient_key`), a study
+    without Patient ID to a patient of its own. Deleting and replacing compute all this again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Self
+
+from dicomweb_server.storage.query import Query
+from dicomweb_server.storage.records import (
+    ArchiveEntry,
+    Change,
+    Document,
+    DocumentPage,
+    DocumentTerm,
+    InstanceRecord,
+    Metadata,
+    OnDuplicate,
+    Page,
+    Removed,
+    ReplacedVersion,
+    Scope,
+    StorageState,
+    StoredInstance,
+    StoreOutcome,
+)
+
+
+class Storage(ABC):
+    """The index: records of instances, series, studies and patients, the change feed, and JSON documents."""
+
+    # Life cycle
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, *, settings: Mapping[str, Any]) -> Self:
+        """A storage for the section of the settings that belongs to it. Opens nothing and touches no disk or network.
+
+        Raises ConfigError for an unknown key or an unusable value.
+        """
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect, and create or check the schema. Called once per worker process, after the fork.
+
+        Raises StorageUnavailable where a retry can help, ConfigError where none can.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. May be called twice, and before `open`."""
+
+    @abstractmethod
+    def check(self) -> StorageState:
+        """Whether the storage can serve now. Raises nothing; bounded to a few seconds."""
+
+    # Instances
+
+    @abstractmethod
+    def store(self, *, records: Sequence[InstanceRecord], on_duplicate: OnDuplicate) -> list[StoreOutcome]:
+        """Make the records visible and durable; one outcome per record, in their order, as if stored one by one.
+
+        A record whose SOP Instance UID is known is the SAME when its SHA-256, study and series are those of the stored
+        one. Otherwise it is REFUSED, or by `OnDuplicate.REPLACE` takes its place while the old one is kept for
+        `restore`.
+        """
+
+    @abstractmethod
+    def get(self, *, scope: Scope) -> StoredInstance:
+        """The instance that the (complete) scope names. The hot path of every frame: one indexed read."""
+
+    @abstractmethod
+    def instances(self, *, scope: Scope) -> Iterator[StoredInstance]:
+        """The instances of a study or series, by series UID, then instance number, then SOP Instance UID.
+
+        Raises NotFound on the call itself, not on the first step.
+        """
+
+    @abstractmethod
+    def metadata(self, *, scope: Scope) -> Iterator[Metadata]:
+        """The ready-made metadata of the instances in scope, in the order of `instances`; raises like it."""
+
+    @abstractmethod
+    def metadata_of(self, *, instance_uids: Sequence[str]) -> Mapping[str, Metadata]:
+        """The ready-made metadata of at most some hundred instances, by UID; unknown ones are left out."""
+
+    @abstractmethod
+    def version(self, *, scope: Scope) -> str:
+        """An opaque text of the characters [A-Za-z0-9._-] that changes whenever anything in the scope is stored,
+        replaced or removed, and never takes an earlier value again."""
+
+    @abstractmethod
+    def remove(self, *, scope: Scope) -> Removed:
+        """Remove a study, series or instance with its replaced versions, all or nothing visible, and recompute what
+        stood above. The blobs go to the release queue. Raises NotFound when nothing is there."""
+
+    @abstractmethod
+    def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
+        """The older versions of an instance, newest first; empty when it was never replaced or is not known."""
+
+    @abstractmethod
+    def restore(self, *, instance_uid: str, version: str) -> None:
+        """Bring an older version back; the current one becomes a replaced version itself."""
+
+    # Search
+
+    @abstractmethod
+    def search(self, *, query: Query) -> Page:
+        """The hits of a query, filtered, ordered and cut by the database, not in the process."""
+
+    @abstractmethod
+    def count(self, *, query: Query) -> int:
+        """How many entities the query matches, ignoring order, limit and offset."""
+
+    # Release queue: blobs that nothing references any more
+
+    @abstractmethod
+    def released(self, *, limit: int) -> Sequence[str]:
+        """Keys of blobs to delete, oldest first. They stay queued until `confirm_released`."""
+
+    @abstractmethod
+    def confirm_released(self, *, keys: Iterable[str]) -> None:
+        """The blobs are gone; forget the keys. Unknown keys are ignored."""
+
+    @abstractmethod
+    def known_blobs(self, *, keys: Sequence[str]) -> frozenset[str]:
+        """Which of these keys a record, a replaced version or the release queue references."""
+
+    # Change feed
+
+    @abstractmethod
+    def changes(self, *, after: str | None, limit: int) -> Sequence[Change]:
+        """Entries after the cursor (None: from the beginning), at least once, ordered per instance.
+
+        Raises BadRequest for a cursor that this storage never gave.
+        """
+
+    # Documents
+
+    @abstractmethod
+    def put_document(
+        self,
+        *,
+        kind: str,
+        document_id: str,
+        body: Any,
+        keys: Mapping[str, tuple[str, ...]],
+        expected_version: int | None = None,
+    ) -> Document:
+        """Write a new version. expected_version: the current version must be this one (0: none exists, or it is
+        deleted); None: whatever it is. Raises VersionConflict. Atomic among concurrent writers; every version is
+        kept."""
+
+    @abstractmethod
+    def get_document(self, *, kind: str, document_id: str, version: int | None = None) -> Document:
+        """The current or the named version. The current one raises NotFound when deleted; a named one never for
+        that."""
+
+    @abstractmethod
+    def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
+        """All versions, newest first, deletions included; empty for an unknown document."""
+
+    @abstractmethod
+    def find_documents(
+        self,
+        *,
+        kind: str,
+        terms: Sequence[DocumentTerm] = (),
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> DocumentPage:
+        """Current documents that match all terms, by document id. Deleted ones are left out."""
+
+    @abstractmethod
+    def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:
+        """Write a deletion as the newest version and give it back. Raises NotFound, VersionConflict."""
+
+    # Moving an archive. Nobody else writes to either of the two storages meanwhile.
+
+    @abstractmethod
+    def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """Everything but the release queue, each entry with a cursor that is valid as `after`: it goes on behind that
+        entry.
+
+        Instances come first, in the order in which they were stored; then replaced versions, those of an instance
+        oldest first; then changes, in the order of the feed; then documents by kind, id and version (as code points).
+        Raises BadRequest, on the call itself, for a cursor that this storage never gave.
+        """
+
+    @abstractmethod
+    def load(self, *, entries: Sequence[ArchiveEntry], note: str) -> None:
+        """Take entries of another storage as they are, with their times (to the millisecond at least), and keep the
+        note with them, in the place of the one before.
+
+        The storage was empty before the first load, and entries come in the order of `dump`, in batches. Loading what
+        is there already changes nothing, so that a batch of which it is not known whether it was loaded can be loaded
+        again. Instances are visible with exact totals after this; no change entries are made but those that are loaded.
+        """
+
+    @abstractmethod
+    def loaded(self) -> str | None:
+        """The note of the last load; None when nothing was ever loaded here."""
+
+
+class StagedBlob(ABC):
+    """A blob on its way in: bytes are written to `file` as they arrive, and can be read back from it.
+
+    Nobody else sees it. A process that dies leaves at most a temporary file that `BlobStore.open` of a later day
+    sweeps.
+    """
+
+    file: BinaryIO
+    """Binary, seekable, readable and writable, with a real file descriptor."""
+
+    def complete(self) -> None:
+        """All bytes are written to `file`: a store that can begin to make them durable ahead of `keep` does so here."""
+        self.file.flush()
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Give it up. May be called twice, and after `BlobStore.keep` has taken it (then nothing happens)."""
+
+
+class BlobStore(ABC):
+    """Where the bytes of the files are kept, apart from the index. Keys are opaque, made by the store, and safe in URLs
+    and file names. A blob never changes once it is kept."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, *, settings: Mapping[str, Any]) -> Self:
+        """As `Storage.from_settings`."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """As `Storage.open`; also sweeps what processes that died long ago left staged."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """As `Storage.close`."""
+
+    @abstractmethod
+    def check(self) -> StorageState:
+        """As `Storage.check`."""
+
+    @abstractmethod
+    def stage(self) -> StagedBlob:
+        """A new, empty blob to write to. Raises StorageFull, StorageUnavailable."""
+
+    @abstractmethod
+    def keep(self, *, staged: Sequence[StagedBlob]) -> list[str]:
+        """Make the blobs durable (they survive a loss of power) and give their keys, in order: all or none.
+
+        Raises StorageFull, StorageUnavailable; the staged blobs are then still to be discarded.
+        """
+
+    @abstractmethod
+    def read(self, *, key: str, start: int, length: int) -> bytes:
+        """Exactly these bytes; raises StorageCorrupt when the blob is missing or shorter."""
+
+    @abstractmethod
+    def stream(self, *, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes in chunks of at most 1 MiB; length None: to the end. Opens the blob on the call itself, so that a
+        missing one raises StorageCorrupt there."""
+
+    @abstractmethod
+    def open_file(self, *, key: str) -> BinaryIO | None:
+        """A real local file open for reading, positioned at 0, where the store has one (it is then sent by the kernel);
+        None where it has none."""
+
+    @abstractmethod
+    def size(self, *, key: str) -> int:
+        """The size in bytes; raises StorageCorrupt when the blob is missing."""
+
+    @abstractmethod
+    def delete(self, *, keys: Iterable[str]) -> None:
+        """Delete; unknown keys are ignored."""
+
+    @abstractmethod
+    def keys(self, *, older_than_seconds: float) -> Iterator[str]:
+        """All keys kept at least so long ago, in no order: what a sweep for orphans compares with the index."""

@@ -1,0 +1,295 @@
+"""The grammar of query values, the form of stored values, and when both match."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dicomweb_server.dicom.attributes import resolve
+from dicomweb_server.dicom.matching import (
+    Empty,
+    Equal,
+    Pattern,
+    Range,
+    Wildcard,
+    Words,
+    match_values,
+    matches,
+    parse_combined,
+    parse_term,
+    sort_key,
+    wildcard_matches,
+)
+from dicomweb_server.dicom.names import sound, words
+from dicomweb_server.errors import BadRequest
+from dicomweb_server.testing.datasets import attribute, header
+
+NAMES = "PatientName StudyDate StudyTime AcquisitionDateTime Modality Rows 00091001 StudyInstanceUID"
+
+
+def patterns(name: str, text: str, **options: bool) -> tuple[Pattern, ...] | None:
+    term = parse_term(resolve(name), text, **options)
+    return term.any_of if term else None
+
+
+def found(name: str, text: str, *values: Any, **options: bool) -> bool:
+    term = parse_term(resolve(name), text, **options)
+    return term is None or matches(term, header(**{name: attribute(name, *values)}))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("PatientName", "Müller^Jürgen^^", ["muller^jurgen"]),
+        ("PatientName", "Yamada^T=山田^太郎=や", ["yamada^t", "山田^太郎", "や", "yamada^t=山田^太郎=や"]),
+        ("PatientName", "^^", []),
+        ("PatientName", "홍^길동", ["홍^길동"]),
+        ("PatientName", "ﾔﾏﾀﾞ", ["ヤマタ", "ﾔﾏﾀﾞ"]),
+        ("StudyDate", "1997.04.23", ["19970423"]),
+        ("StudyDate", "1997", []),
+        ("StudyTime", "10", ["100000000000"]),
+        ("StudyTime", "10:30:15.5", ["103015500000"]),
+        ("StudyTime", "1", []),
+        ("AcquisitionDateTime", "20240101003000+0100", ["20231231233000000000"]),
+        ("AcquisitionDateTime", "202401", ["20240101000000000000"]),
+        ("AcquisitionDateTime", "20241399+0100", []),
+        ("SeriesNumber", "7", [7.0]),
+        ("SeriesNumber", "seven", []),
+        ("SliceThickness", "NaN", []),
+        ("PatientID", "  a B \0", ["a B"]),
+        ("PatientComments", "x" * 3000, ["x" * 1024]),
+        ("FrameIncrementPointer", "0018106a", ["0018106A"]),
+        ("PatientID", 5, [5.0]),
+    ],
+)
+def test_stored_values(keyword: str, value: Any, expected: list[Any]) -> None:
+    assert match_values(header(**{keyword: value}), resolve(keyword)) == expected
+
+
+def test_values_of_private_attributes_follow_what_is_stored() -> None:
+    stored = {
+        "00091001": attribute("00091001", "x", vr="LO"),
+        "00091002": attribute("00091002", 1.5, 2, vr="DS"),
+        "00091003": {"vr": "PN", "Value": [{"Alphabetic": "A^B", "Ideographic": "C"}]},
+        "00091004": {"vr": "UN", "InlineBinary": "AA=="},
+    }
+    values = [match_values(stored, (tag,)) for tag in sorted(stored)]
+    assert values == [["x"], [1.5, 2.0], ["A^B", "C", "A^B=C"], []]
+
+
+def test_values_in_all_items_of_a_sequence() -> None:
+    items = [{"00400009": attribute("ScheduledProcedureStepID", "a")}, None, {"00400009": {"vr": "SH"}}]
+    items.append({"00400009": attribute("ScheduledProcedureStepID", "b")})
+    path = resolve("RequestAttributesSequence.ScheduledProcedureStepID")
+    assert match_values({"00400275": {"vr": "SQ", "Value": items}}, path) == ["a", "b"]
+
+
+def test_combined_values() -> None:
+    path = ("00080020+00080030",)
+    assert match_values(header(StudyDate="20230101", StudyTime="1030"), path) == ["20230101103000000000"]
+    assert match_values(header(StudyDate="20230101"), path) == ["20230101000000000000"]
+    assert match_values(header(StudyTime="1030"), path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("StudyDate", "2023", (Range("20230101", "20231231"),)),
+        ("StudyDate", "20230105", (Equal("20230105"),)),
+        ("StudyDate", "202301-2024", (Range("20230101", "20241231"),)),
+        ("StudyDate", "-20230105", (Range(None, "20230105"),)),
+        ("StudyDate", "20230105-", (Range("20230105", None),)),
+        ("StudyTime", "10", (Range("100000000000", "105959999999"),)),
+        ("StudyTime", "10:30:00", (Range("103000000000", "103000999999"),)),
+        ("StudyTime", "-1030", (Range(None, "103059999999"),)),
+        ("StudyTime", "103015.123456", (Equal("103015123456"),)),
+        ("AcquisitionDateTime", "2023-0500", (Range("20230101050000000000", "20240101045959999999"),)),
+        ("AcquisitionDateTime", "2023-2024", (Range("20230101000000000000", "20241231235959999999"),)),
+        ("AcquisitionDateTime", "20230101-0500-", (Range("20230101050000000000", None),)),
+        ("StudyInstanceUID", "1.2,1.3\\1.4", (Equal("1.2"), Equal("1.3"), Equal("1.4"))),
+        ("Modality", "CT, M?", (Equal("CT"), Wildcard("M?"))),
+        ("SeriesNumber", "1,2.5", (Equal(1.0), Equal(2.5))),
+        ("PatientID", "a,b", (Equal("a,b"),)),
+        ("PatientID", "a**b", (Wildcard("a*b"),)),
+        ("PatientID", '""', (Equal('""'),)),
+        ("PatientName", "Doe^Ä*", (Wildcard("doe^a*"),)),
+        ("PatientName", "Doe ^^", (Equal("doe"),)),
+        ("00091001", "42", (Equal("42"), Equal(42.0))),
+        ("PatientAge", "0?0Y", (Equal("0?0Y"),)),
+        ("PatientID", "", None),
+        ("PatientID", " ** ", None),
+        ("StudyDate", "*", None),
+        ("Modality", "CT,*", None),
+    ],
+)
+def test_query_values(name: str, text: str, expected: tuple[Pattern, ...] | None) -> None:
+    assert patterns(name, text) == expected
+
+
+def test_options() -> None:
+    assert patterns("PatientID", 'a\\b\\""', multiple=True, empty=True) == (Equal("a"), Equal("b"), Empty())
+    assert patterns("StudyDate", "2023\\20240101", multiple=True) == (Range("20230101", "20231231"), Equal("20240101"))
+    assert patterns("PatientName", "John Smith", fuzzy=True) == (Words(("john", "smith")),)
+    assert patterns("PatientName", "Sm*", fuzzy=True) == (Words(("sm",)), Wildcard("sm*"))
+    assert patterns("PatientName", '""', fuzzy=True, empty=True) == (Empty(),)
+    assert patterns("RequestAttributesSequence", '""', empty=True) == (Empty(),)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("StudyDate", "-"),
+        ("StudyDate", "20240101-20230101"),
+        ("StudyDate", "2024-01-01"),
+        ("StudyDate", "yesterday"),
+        ("StudyDate", "٢٠٢٣"),
+        ("StudyTime", "11-10"),
+        ("StudyTime", "1"),
+        ("StudyTime", "10.5"),
+        ("AcquisitionDateTime", "20239901+0100"),
+        ("SeriesNumber", "one"),
+        ("Rows", "1e999"),
+        ("Rows", "nan"),
+        ("RequestAttributesSequence", "x"),
+        ("PixelData", "x"),
+        ("PatientID", "a\0b"),
+        ("PatientID", "\ud800"),
+        ("PatientID", "*a" * 500),
+        ("PatientID", "a" * 70_000),
+        ("PatientID", "a" * 2000 + "*"),
+        ("PatientName", "a" * 2000 + "*"),
+        ("StudyInstanceUID", "1," * 6000 + "1"),
+    ],
+)
+def test_unusable_query_values(name: str, text: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        patterns(name, text)
+    assert len(caught.value.message) < 200
+    assert "20240101" not in caught.value.message
+
+
+def test_two_thousand_uids() -> None:
+    uids = [f"1.2.840.113619.2.55.3.604688119.969.1268071029.{number}" for number in range(2000)]
+    assert patterns("SOPInstanceUID", ",".join(uids)) == tuple(Equal(uid) for uid in uids)
+
+
+def test_combined_queries() -> None:
+    path = ("00080020+00080030",)
+    term = parse_combined(path, "20230101-20230103", "10-1230")
+    assert term is not None
+    assert term.any_of == (Range("20230101100000000000", "20230103123059999999"),)
+    assert parse_combined(path, "", "") is None
+    with pytest.raises(BadRequest):
+        parse_combined(path, "20230101", "12-10")
+    assert parse_combined(path, "20230101-20230102", "12-10") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value", "expected"),
+    [
+        ("PatientName", "MÜLLER^*", "Müller^Jürgen", True),
+        ("PatientName", "山*", "Yamada^Tarou=山田^太郎", True),
+        ("PatientName", "smith john", "Smith^John", False),
+        ("PatientName", "ﾔﾏﾀ?^*", "ﾔﾏﾀﾞ^ﾀﾛｳ", True),
+        ("PatientID", "a", "A", False),
+        ("PatientID", "?", "é", True),
+        ("PatientID", "[ab]", "a", False),
+        ("StudyTime", "1015", "101530", True),
+        ("StudyTime", "-101530", "101530.5", True),
+        ("StudyDate", "2023", "2023.05.01", True),
+        ("SeriesNumber", "7.0", 7, True),
+        ("PatientComments", "x" * 1500, "x" * 1500, True),
+    ],
+)
+def test_matching(name: str, text: str, value: Any, expected: bool) -> None:
+    assert found(name, text, value) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("john smith", True),
+        ("smi", True),
+        ("smyth", True),
+        ("jon", True),
+        ("smith peter", False),
+        ("mith", False),
+        ("s*th^*", True),
+        ("x*th", False),
+    ],
+)
+def test_fuzzy(text: str, expected: bool) -> None:
+    assert found("PatientName", text, "Smith^John", fuzzy=True) is expected
+
+
+def test_empty() -> None:
+    term = parse_term(resolve("PatientID"), '""', empty=True)
+    assert term
+    assert matches(term, {})
+    assert matches(term, header(PatientID=None))
+    assert not matches(term, header(PatientID="x"))
+    binary = parse_term(("00091001",), '""', empty=True)
+    assert binary
+    assert not matches(binary, {"00091001": {"vr": "UN", "InlineBinary": "AA=="}})
+
+
+def test_words_and_sounds() -> None:
+    assert words("O'Neil^Mary Ann=山田") == ("o", "neil", "mary", "ann", "山田")
+    assert len(words(" ".join(str(number) for number in range(1000)))) == 64
+    for one, other in (("smith", "smyth"), ("catherine", "katherine"), ("philip", "filip"), ("meyer", "maier")):
+        assert sound(one) == sound(other) != ""
+    assert sound("smith") != sound("miller")
+    assert sound("山田") == sound("1a") == ""
+
+
+def test_sort_key_is_the_first_value() -> None:
+    assert sort_key(header(StudyDate=["20230102", "20220101"]), "00080020") == "20230102"
+    assert sort_key({}, "00080020") is None
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.text(alphabet="ab*?", max_size=12), st.text(alphabet="ab", max_size=12))
+def test_wildcards_agree_with_their_definition(pattern: str, value: str) -> None:
+    def defined(at: int, position: int) -> bool:
+        if at == len(pattern):
+            return position == len(value)
+        if pattern[at] == "*":
+            return any(defined(at + 1, end) for end in range(position, len(value) + 1))
+        return position < len(value) and pattern[at] in ("?", value[position]) and defined(at + 1, position + 1)
+
+    pattern = pattern[:6]
+    assert wildcard_matches(pattern, value) is defined(0, 0)
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(
+    st.sampled_from(NAMES.split()),
+    st.text(max_size=30) | st.text(alphabet='0123456789-+.:*?,\\"', max_size=30),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_any_text_is_a_term_or_refused(name: str, text: str, fuzzy: bool, multiple: bool, empty: bool) -> None:
+    try:
+        term = parse_term(resolve(name), text, fuzzy=fuzzy, multiple=multiple, empty=empty)
+    except BadRequest:
+        return
+    if term is not None:
+        assert term.any_of
+        matches(term, header(PatientName="a", StudyDate="20230101", StudyTime="10", Modality="CT", Rows=1))
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="*?=\\"), max_size=20))
+def test_a_name_is_found_by_itself_in_any_case(name: str) -> None:
+    if name.strip("^ \0") and match_values(header(PatientName=name), ("00100010",)):
+        assert found("PatientName", name, name)
+        assert found("PatientName", name.casefold(), name)
+
+
+def test_many_stars_end_soon() -> None:
+    started = time.perf_counter()
+    assert not wildcard_matches("*a" * 32 + "*b", "a" * 1024)
+    assert time.perf_counter() - started < 1
