@@ -1,0 +1,225 @@
+"""A CouchDB server and its databases: waiting for it, checking it, creating what is missing, and the requests that the
+rest of this backend is made of."""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import couchdb  # type: ignore[import-untyped]
+import couchdb.http  # type: ignore[import-untyped]
+
+from backends.couchdb import designs
+from backends.couchdb.session import Session, driver_errors
+from backends.couchdb.settings import CouchSettings
+from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, StorageUnavailable
+from dicomweb_server.storage.records import StorageState
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+OLDEST = (3, 3)
+BULK_DOCUMENTS = 500
+BULK_BYTES = 8 * 1024 * 1024
+IDS_AT_ONCE = 1000
+AFTER_ID = "\ufff0"
+CHECK_SECONDS = 3.0
+FORMAT = 1
+
+
+class Database:
+    """One database. Nothing here retries a conflict: who writes knows what it means."""
+
+    def __init__(self, server: "Server", name: str) -> None:
+        self.name = name
+        self._server = server
+        self._database = couchdb.Database(f"{server.url}/{name}", name, session=server.session)
+        self.resource = self._database.resource
+
+    def get(self, document_id: str, **options: str) -> Json | None:
+        """The document, or a revision of it; None where there is none."""
+        with driver_errors():
+            try:
+                _, _, found = self.resource(document_id).get_json(**options)
+            except couchdb.http.ResourceNotFound as exc:
+                # ("not_found", "missing" or "deleted"), but "Database does not exist." and the like for a database.
+                if not any(word in str(exc).lower() for word in ("missing", "deleted")):
+                    raise
+                return None
+        return dict(found)
+
+    def get_many(self, ids: Sequence[str]) -> dict[str, Json]:
+        """The documents by id; missing ones are left out."""
+        found: dict[str, Json] = {}
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            rows = self.view("_all_docs", keys=list(ids[start : start + IDS_AT_ONCE]), include_docs=True)
+            found.update((row["id"], row["doc"]) for row in rows if row.get("doc"))
+        return found
+
+    def with_prefix(self, prefix: str, **options: Any) -> list[Json]:
+        """The documents whose id begins so, by id."""
+        rows = self.view("_all_docs", startkey=prefix, endkey=prefix + AFTER_ID, include_docs=True, **options)
+        return [row["doc"] for row in rows if row.get("doc")]
+
+    def view(self, name: str, **options: Any) -> list[Json]:
+        """The rows of a view ("design/view") as they are now."""
+        with driver_errors():
+            rows: list[Json] = self._database.view(name, wrapper=_as_it_is, **options).rows
+        self._server.rows += len(rows)
+        return rows
+
+    def ranges(self, name: str, ranges: Sequence[Mapping[str, Any]]) -> list[list[Json]]:
+        """The rows of several ranges of one view: in one round trip on CouchDB, one each on PouchDB."""
+        if len(ranges) == 1 or not self._server.takes_queries:
+            return [self.view(name, **options) for options in ranges]
+        design, view = name.split("/")
+        found: list[list[Json]] = []
+        for start in range(0, len(ranges), IDS_AT_ONCE):
+            some = list(ranges[start : start + IDS_AT_ONCE])
+            with driver_errors():
+                resource = self.resource("_design", design, "_view", view, "queries")
+                _, _, answer = resource.post_json(body={"queries": some})
+            found += [result["rows"] for result in answer["results"]]
+        self._server.rows += sum(len(rows) for rows in found)
+        return found
+
+    def pages(self, name: str, *, size: int, **options: Any) -> Iterator[list[Json]]:
+        """The rows of a range in pages, each begun by the key where the one before ended."""
+        while True:
+            rows = self.view(name, limit=size + 1, reduce=False, **options)
+            yield rows[:size]
+            if len(rows) <= size:
+                return
+            options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
+
+    def write(self, documents: Sequence[Json]) -> list[str | None]:
+        """Write by `_bulk_docs`, each for itself, and set `_rev`; the new revisions in order, None for a conflict."""
+        revisions: list[str | None] = []
+        for some in _batches(documents):
+            with driver_errors():
+                for document, (done, _, outcome) in zip(some, self._database.update(some), strict=True):
+                    if not done and not isinstance(outcome, couchdb.http.ResourceConflict):
+                        raise StorageUnavailable("CouchDB did not take a document.")
+                    if done:
+                        document["_rev"] = outcome
+                    revisions.append(outcome if done else None)
+        return revisions
+
+    def put(self, document: Json) -> bool:
+        """Write one document; False for a conflict."""
+        return self.write([document])[0] is not None
+
+    def delete(self, documents: Iterable[Json]) -> list[bool]:
+        """Delete these revisions; False where another one is there, or none."""
+        gone = [{"_id": item["_id"], "_rev": item["_rev"], "_deleted": True} for item in documents]
+        return [revision is not None for revision in self.write(gone)] if gone else []
+
+    def create(self, design: Mapping[str, designs.Views]) -> None:
+        """Create the database and its design documents; whoever else does the same at the same time does no harm."""
+        with driver_errors(), contextlib.suppress(couchdb.http.PreconditionFailed):
+            self._server.couch.resource.put_json(self.name)
+        wanted = designs.design_documents(design)
+        known = self.get_many([document["_id"] for document in wanted])
+        for document in wanted:
+            old = known.get(document["_id"])
+            if old is None:
+                self.put(document)
+            elif not designs.same(old, document):
+                self.put({**document, "_rev": old["_rev"]})
+
+
+class Server:
+    """The connection of one process. `rows` counts the rows that views gave, for those who want to know what a query
+    costs; it is not exact among threads."""
+
+    def __init__(self, settings: CouchSettings) -> None:
+        self.settings = settings
+        self.url = settings.address.url
+        self.session = Session(settings.address, timeout_seconds=settings.timeout_seconds)
+        self.couch = couchdb.Server(self.url, session=self.session)
+        self.takes_queries = True
+        self.rows = 0
+
+    def connect(self) -> None:
+        """Wait for the server, at most `wait_seconds`, and check what it is."""
+        deadline = time.monotonic() + self.settings.wait_seconds
+        delay = 0.2
+        while True:
+            try:
+                self._check_version()
+                return
+            except StorageUnavailable as exc:
+                if time.monotonic() + delay > deadline:
+                    raise
+                logger.warning("waiting for CouchDB: %s", exc.message)
+            time.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+    def _check_version(self) -> None:
+        with driver_errors():
+            _, _, welcome = self.couch.resource.get_json()
+        if not isinstance(welcome, dict):
+            raise ConfigError("What answers at the url of couchdb is no CouchDB.")
+        if "express-pouchdb" in welcome:  # PouchDB Server, for tests: it counts its versions otherwise
+            self.takes_queries = False
+            return
+        found = re.match(r"(\d+)\.(\d+)", str(welcome.get("version", "")))
+        if "couchdb" not in welcome or found is None:
+            raise ConfigError("What answers at the url of couchdb is no CouchDB.")
+        if (int(found[1]), int(found[2])) < OLDEST:
+            raise ConfigError(f"The CouchDB server has version {found[0]}; {OLDEST[0]}.{OLDEST[1]} or newer is needed.")
+
+    def database(self, suffix: str = "") -> Database:
+        """The database of the settings, or that with a suffix."""
+        return Database(self, f"{self.settings.database}{suffix}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.session.close()
+
+
+def check(settings: CouchSettings, suffix: str) -> StorageState:
+    """Whether the database answers, asked over a connection of its own with a short timeout."""
+    start = time.monotonic()
+    session = Session(settings.address, timeout_seconds=CHECK_SECONDS)
+    try:
+        with driver_errors():
+            couchdb.Database(f"{settings.address.url}/{settings.database}{suffix}", session=session).info()
+    except StorageError as exc:
+        return StorageState(ready=False, latency_seconds=time.monotonic() - start, detail=exc.message)
+    finally:
+        session.close()
+    return StorageState(ready=True, latency_seconds=time.monotonic() - start, detail="CouchDB answers.")
+
+
+@contextlib.contextmanager
+def opening() -> Iterator[None]:
+    """While opening, what no retry mends is a fault of the settings."""
+    try:
+        yield
+    except (StorageUnavailable, StorageCorrupt):
+        raise
+    except StorageError as exc:
+        raise ConfigError(exc.message) from exc
+
+
+def _as_it_is(row: Json) -> Json:
+    return row
+
+
+def _batches(documents: Sequence[Json]) -> Iterator[list[Json]]:
+    """Runs of documents that together are no larger than a request should be."""
+    batch: list[Json] = []
+    size = 0
+    for document in documents:
+        weight = 1000 + sum(len(value) for value in document.values() if isinstance(value, str))
+        if batch and (len(batch) >= BULK_DOCUMENTS or size + weight > BULK_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += weight
+    if batch:
+        yield batch

@@ -1,0 +1,216 @@
+"""Removing, and the release queue.
+
+A removal first writes down what it will remove (documents `intent`, at most so many instances each), then removes it.
+From the intent on the lists of instances leave those out. Every step can be repeated: whoever opens the archive after
+the process died finishes it. What was stored after the intent is not named in it and stays.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from backends.couchdb import entities, keys
+from backends.couchdb import records as documents
+from backends.couchdb.database import Database, Json
+from backends.couchdb.derive import Deriver, attempts
+from backends.couchdb.inflight import InFlight
+from dicomweb_server.errors import NotFound
+from dicomweb_server.storage.records import ChangeKind, Removed, Scope
+
+INTENT = "intent:"
+INSTANCES_AT_ONCE = 500
+RESUMED_AFTER_SECONDS = 60
+"""An intent that old belongs to a process that died, or may be carried out by two at once without harm."""
+
+
+class Removal:
+    """Removes instances and keeps the queue of blobs that nothing refers to any more."""
+
+    def __init__(
+        self, records: Database, archive: Database, deriver: Deriver, inflight: InFlight, clock: keys.Clock
+    ) -> None:
+        self._records = records
+        self._archive = archive
+        self._deriver = deriver
+        self._inflight = inflight
+        self._clock = clock
+
+    def remove(self, scope: Scope) -> Removed:
+        """As `Storage.remove`."""
+        total, studies, series = 0, set[str](), set[tuple[str, str]]()
+        for _ in attempts():
+            current = self._inside(scope)
+            if not current and not total:
+                raise NotFound("There is nothing to remove.")
+            removed = self._remove_these(current, whole=scope.instance_uid is None)
+            total += len(removed)
+            studies |= {item["study"] for item in removed}
+            series |= {(item["study"], item["series"]) for item in removed}
+            if len(removed) == len(current):
+                break
+            if not removed and not total and not self._inside(scope):
+                raise NotFound("There is nothing to remove.")
+        gone = self._archive.get_many(
+            [*(entities.study_id(uid) for uid in studies), *(entities.series_id(*place) for place in series)]
+        )
+        return Removed(
+            studies=sum(entities.study_id(uid) not in gone for uid in studies),
+            series=sum(entities.series_id(*place) not in gone for place in series),
+            instances=total,
+        )
+
+    def resume(self) -> None:
+        """Finish the removals of processes that died."""
+        for intent in self._records.with_prefix(INTENT):
+            if time.time() - intent["at"] > RESUMED_AFTER_SECONDS:
+                self._carry_out(intent)
+                self._settle([intent])
+
+    def _inside(self, scope: Scope) -> list[Json]:
+        """What has to be known of the instances in scope."""
+        if scope.instance_uid is not None:
+            document = self._records.get(documents.instance_id(scope.instance_uid))
+            found = [document] if document is not None and documents.inside(document, scope) else []
+            return [_item(each) for each in found]
+        start = [uid for uid in (scope.study_uid, scope.series_uid) if uid is not None]
+        items: dict[str, Json] = {}
+        pages = self._records.pages(
+            "lists/instances", size=INSTANCES_AT_ONCE, startkey=start, endkey=[*start, keys.END], include_docs=True
+        )
+        for rows in pages:
+            for row in rows:
+                if row["key"][2] is not None and row.get("doc"):
+                    items[row["doc"]["uid"]] = _item(row["doc"])
+        return list(items.values())
+
+    def _remove_these(self, items: Sequence[Json], *, whole: bool) -> list[Json]:
+        """Remove what is still as it was read; the items for which this process did it."""
+        studies = {item["study"] for item in items}
+        emptied = self._emptied(items) if whole else []
+        intents: list[Json] = []
+        for start in range(0, len(items), INSTANCES_AT_ONCE):
+            some = list(items[start : start + INSTANCES_AT_ONCE])
+            name = f"{INTENT}{self._clock.next():017d}-{keys.new_attempt()}"
+            intents.append({"_id": name, "type": "intent", "at": int(time.time()), "items": some})
+            intents[-1]["patients"] = sorted({study["patient"] for study in emptied})
+        removed: list[Json] = []
+        with self._inflight.writing(studies):
+            self._records.write(intents)
+            # Studies disappear before their instances go one by one.
+            self._archive.delete(emptied)
+            for intent in intents:
+                removed += self._carry_out(intent)
+            self._settle(intents)
+        return removed
+
+    def _emptied(self, items: Sequence[Json]) -> list[Json]:
+        """The studies that will have nothing left."""
+        emptied = []
+        for study in {item["study"] for item in items}:
+            series = {item["series"] for item in items if item["study"] == study}
+            rows = self._records.view("live/headers", startkey=[study], endkey=[study, keys.END], group_level=2)
+            if {row["key"][1] for row in rows} <= series:
+                emptied.append(entities.study_id(study))
+        return list(self._archive.get_many(emptied).values())
+
+    def _carry_out(self, intent: Json) -> list[Json]:
+        """Do what an intent says, as far as it is not done; the items that it was first to claim.
+
+        The record of a removal is the claim: of several who remove the same instance, one has written it, and a lost
+        answer does not change whose name it bears.
+        """
+        items: list[Json] = intent["items"]
+        uids = [item["uid"] for item in items]
+        self._records.write([self._claim(item, intent) for item in items])
+        self._records.delete({"_id": documents.instance_id(item["uid"]), "_rev": item["rev"]} for item in items)
+        there = self._records.get_many([documents.instance_id(uid) for uid in uids])
+        # What is there with another place in the order was stored anew after the removal.
+        lives = {document["uid"]: document["seq"] for document in there.values()}
+        gone = [item for item in items if lives.get(item["uid"]) != item["seq"]]
+        older = [
+            old
+            for item in gone
+            if item["replaced"]
+            for old in self._records.with_prefix(documents.replaced_id(item["uid"], ""))
+            if old["life"] == item["seq"]
+        ]
+        blobs = [key for item in gone for key in item["blobs"]]
+        self._release(blobs + [key for old in older for key in documents.blob_keys(old)])
+        self._records.delete(older)
+        parts = [part for document in (*gone, *older) for part in documents.part_ids(document)]
+        self._records.delete(self._records.get_many(parts).values() if parts else [])
+        claims = self._records.get_many([_claim_id(item) for item in gone])
+        return [item for item in gone if claims.get(_claim_id(item), {}).get("by") == intent["_id"]]
+
+    def _claim(self, item: Json, intent: Json) -> Json:
+        """What the change feed keeps of a removed instance, and who removed it."""
+        entries = item["entries"]
+        last = max((entry[0] for entry in entries), default=0)
+        removed = [max(self._clock.next(), last + 1), ChangeKind.REMOVED.value, item["study"], item["series"]]
+        return {
+            "_id": _claim_id(item),
+            "type": "removed",
+            "by": intent["_id"],
+            "uid": item["uid"],
+            "entries": [*entries, removed],
+        }
+
+    def _settle(self, intents: Iterable[Json]) -> None:
+        series: dict[str, set[str]] = {}
+        patients: set[str] = set()
+        for intent in intents:
+            patients |= set(intent["patients"])
+            for item in intent["items"]:
+                series.setdefault(item["study"], set()).add(item["series"])
+        self._deriver.settle(series)
+        self._deriver.settle_patients(patients)
+        for study in series:
+            self._deriver.drop_headers(study)
+        self._records.delete(self._records.get_many([intent["_id"] for intent in intents]).values())
+
+    # The release queue
+
+    def _release(self, blobs: Sequence[str]) -> None:
+        self._records.write(
+            [
+                {"_id": f"released:{key}", "type": "released", "blob": key, "seq": self._clock.next()}
+                for key in dict.fromkeys(blobs)
+            ]
+        )
+
+    def released(self, limit: int) -> list[str]:
+        """As `Storage.released`."""
+        return [row["key"][1] for row in self._records.view("blobs/released", limit=limit)]
+
+    def confirm(self, blobs: Iterable[str]) -> None:
+        """As `Storage.confirm_released`."""
+        found = self._records.get_many([f"released:{key}" for key in dict.fromkeys(blobs)])
+        self._records.delete(found.values())
+
+    def known(self, blobs: Sequence[str]) -> frozenset[str]:
+        """As `Storage.known_blobs`."""
+        found: set[str] = set()
+        for start in range(0, len(blobs), INSTANCES_AT_ONCE):
+            some = list(blobs[start : start + INSTANCES_AT_ONCE])
+            found.update(row["key"] for row in self._records.view("blobs/blobs", keys=some))
+        return frozenset(found)
+
+
+def _claim_id(item: Json) -> str:
+    return f"removed:{item['uid']}-{item['attempt']}-{item['rev']}"
+
+
+def _item(document: Json) -> dict[str, Any]:
+    return {
+        "uid": document["uid"],
+        "study": document["study"],
+        "series": document["series"],
+        "rev": document["_rev"],
+        "seq": document["seq"],
+        "attempt": document["attempt"],
+        "parts": document["parts"],
+        "blobs": documents.blob_keys(document),
+        "entries": document["entries"],
+        # Of an instance that was moved here it is not known.
+        "replaced": not document["entries"] or any(e[1] != ChangeKind.STORED.value for e in document["entries"]),
+    }

@@ -1,0 +1,363 @@
+"""Searching: candidates from the best index, compared with all terms, in order, cut, and made into hits with totals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from backends.couchdb import entities, keys
+from backends.couchdb import records as documents
+from backends.couchdb.database import Database, Json
+from backends.couchdb.entities import INSTANCE_UID, MODALITIES, POSITION, SERIES_NUMBER, SOP_CLASSES
+from backends.couchdb.sources import Candidate, Source, Sources, default_order, of_ids, term_ranges
+from dicomweb_server.dicom.attributes import SUMMARY, Attributes
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.dicom.matching import Equal, matches, sort_key
+from dicomweb_server.storage.query import Order, Query
+from dicomweb_server.storage.records import Hit, Page, Scope
+
+DOCUMENTS_AT_ONCE = 500
+STUDIES_OF_PATIENT, SERIES_OF_PATIENT, INSTANCES_OF_PATIENT = "00201200", "00201202", "00201204"
+SERIES_OF_STUDY, INSTANCES_OF_STUDY, INSTANCES_OF_SERIES = "00201206", "00201208", "00201209"
+_OF_STUDY = frozenset((MODALITIES, SOP_CLASSES, SERIES_OF_STUDY, INSTANCES_OF_STUDY))
+_OF_PATIENT = frozenset((STUDIES_OF_PATIENT, SERIES_OF_PATIENT, INSTANCES_OF_PATIENT))
+_NO_NUMBERS = {"studies": 0, "series": 0, "instances": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document that matches, with what was compared."""
+
+    document: Json
+    attributes: Attributes
+
+
+class Search:
+    """Reads the databases of the instances and of everything above."""
+
+    def __init__(self, records: Database, archive: Database) -> None:
+        self._records = records
+        self._archive = archive
+        self._sources = Sources(archive)
+
+    def search(self, query: Query) -> Page:
+        """As `Storage.search`."""
+        source = self._source(query)
+        skipped = query.offset if source.exact and not query.terms and source.ordered else 0
+        found = self._found(query, source, query.offset - skipped + query.limit + 1)
+        start = query.offset - skipped
+        some = list(islice(found, start, start + query.limit + 1))
+        numbers = self._numbers(query.level, [each.document for each in some[: query.limit]])
+        hits = [
+            _hit(query.level, each, number)
+            for each, number in zip(some[: query.limit], numbers, strict=True)
+            if number["instances"]  # what a removal is just taking away
+        ]
+        return Page(hits=hits, more=len(some) > query.limit)
+
+    def count(self, query: Query) -> int:
+        """As `Storage.count`."""
+        plain = Query(level=query.level, scope=query.scope, terms=query.terms)
+        if not query.terms and query.scope.level is None:
+            return self._count_all(query.level)
+        source = self._source(plain)
+        if source.exact:
+            return len({each.document_id for page in source.pages(DOCUMENTS_AT_ONCE) for each in page})
+        return sum(1 for _ in self._found(plain, source, DOCUMENTS_AT_ONCE))
+
+    def _count_all(self, level: Level) -> int:
+        if level is Level.INSTANCE:
+            rows = self._records.view("live/headers", reduce=True)
+            return int(rows[0]["value"]["count"]) if rows and rows[0]["value"] else 0
+        start = [level.value, "uid"]
+        rows = self._archive.view("orders/orders", startkey=start, endkey=[*start, keys.END], reduce=True)
+        return int(rows[0]["value"]) if rows else 0
+
+    # Sources
+
+    def _source(self, query: Query) -> Source:
+        scope = query.scope
+        if query.level is Level.INSTANCE:
+            return self._instances(query)
+        if scope.study_uid is None:
+            return self._sources.choose(query)
+        if query.level is Level.STUDY:
+            return of_ids([entities.study_id(scope.study_uid)])
+        if query.level is Level.PATIENT:
+            study = self._archive.get(entities.study_id(scope.study_uid))
+            return of_ids([entities.patient_id(study["patient"])] if study is not None else [])
+        if scope.series_uid is not None:
+            return of_ids([entities.series_id(scope.study_uid, scope.series_uid)])
+        study_uid = scope.study_uid
+        return Source(
+            pages=lambda size: self._sources.walk(Level.SERIES, "in", size, study_uid),
+            ordered=query.order == (Order(SERIES_NUMBER, "IS"),),
+        )
+
+    def _instances(self, query: Query) -> Source:
+        scope = query.scope
+        for term in query.terms:
+            if term.path == (INSTANCE_UID,) and all(isinstance(pattern, Equal) for pattern in term.any_of):
+                return of_ids([documents.instance_id(str(each.value)) for each in term.any_of])  # type: ignore[union-attr]
+        if scope.instance_uid is not None:
+            return of_ids([documents.instance_id(scope.instance_uid)])
+        if scope.study_uid is not None:
+            return self._listed(query)
+        for term in query.terms:
+            ranges = term_ranges(entities.HEADER, term)
+            if ranges is not None:
+                return Source(pages=partial(self._with_headers, ranges), placed=True)
+        skip = query.offset if not query.terms and not query.order else 0
+        return Source(
+            pages=lambda size: self._all_instances(size, skip), ordered=not query.order, exact=not query.terms
+        )
+
+    def _listed(self, query: Query) -> Source:
+        """The instances of a study or series."""
+        start = [uid for uid in (query.scope.study_uid, query.scope.series_uid) if uid is not None]
+        by_number = query.order == (Order(POSITION, "IS"),)
+
+        def pages(size: int) -> Iterator[list[Candidate]]:
+            size = min(max(size, 1), 5000)
+            rows = self._records.pages("lists/instances", size=size, startkey=start, endkey=[*start, keys.END])
+            for page in rows:
+                yield [
+                    Candidate(row["id"], row["key"][2] if by_number else "", row["key"][3])
+                    for row in page
+                    if row["key"][2] is not None
+                ]
+
+        return Source(pages=pages, ordered=by_number and len(start) > 1, placed=by_number or not query.order)
+
+    def _with_headers(self, ranges: Sequence[Json], _size: int) -> Iterator[list[Candidate]]:
+        """The instances whose headers lie in ranges of terms."""
+        wanted = [
+            {"key": [*candidate.sort, candidate.document_id.rpartition("-")[2]], "reduce": False}
+            for candidate in self._sources.collect(ranges)
+        ]
+        for rows in self._records.ranges("live/headers", wanted) if wanted else ():
+            yield [Candidate(row["id"], "", row["id"].partition(":")[2]) for row in rows]
+
+    def _all_instances(self, size: int, skip: int) -> Iterator[list[Candidate]]:
+        size = min(max(size, 1), DOCUMENTS_AT_ONCE)
+        start = documents.instance_id("")
+        while True:
+            rows = self._records.view(
+                "_all_docs", startkey=start, endkey="instance:\ufff0", include_docs=True, limit=size + 1, skip=skip
+            )
+            yield [Candidate(row["id"], document=row["doc"]) for row in rows[:size] if row.get("doc")]
+            if len(rows) <= size:
+                return
+            start, skip = rows[size]["id"], 0
+
+    # Comparing and ordering
+
+    def _found(self, query: Query, source: Source, enough: int) -> Iterator[Found]:
+        """What matches, in the order of the query."""
+        if source.ordered:
+            for page in source.pages(enough):
+                yield from self._matching(query, page, enough)
+            return
+        candidates = [candidate for page in source.pages(DOCUMENTS_AT_ONCE) for candidate in page]
+        if source.placed and self._order_is_known(query):
+            by_place = bool(query.order)
+            candidates.sort(key=lambda each: (_rankable(each.place), each.sort) if by_place else (each.sort,))
+            yield from self._matching(query, candidates, enough)
+            return
+        found = list(self._matching(query, candidates, DOCUMENTS_AT_ONCE))
+        found.sort(key=lambda each: _identity(query.level, each.document))
+        for order in reversed(query.order):
+            found = _sorted(found, order)
+        yield from found
+
+    def _order_is_known(self, query: Query) -> bool:
+        """Whether place and sort of the candidates give the order of the query."""
+        if not query.order:
+            return True
+        if query.level is Level.INSTANCE:
+            return query.order == (Order(POSITION, "IS"),) and query.scope.study_uid is not None
+        return query.order == default_order(query.level)
+
+    def _matching(self, query: Query, candidates: Sequence[Candidate], enough: int) -> Iterator[Found]:
+        """Those that match all terms, in the order given, in pages as large as may be needed."""
+        size = min(max(enough, 1), DOCUMENTS_AT_ONCE)
+        for start in range(0, len(candidates), size):
+            some = candidates[start : start + size]
+            missing = [each.document_id for each in some if each.document is None]
+            fetched = self._database(query.level).get_many(missing) if missing else {}
+            there = [document for each in some if (document := each.document or fetched.get(each.document_id))]
+            yield from self._compare(query, there)
+
+    def _compare(self, query: Query, found: Sequence[Json]) -> Iterator[Found]:
+        computed = self._computed(query, found)
+        for place, document in enumerate(found):
+            attributes = self._attributes(query, document)
+            shown = {**attributes, **computed[place]} if computed[place] else attributes
+            if all(matches(term, shown) for term in query.terms) and _in_scope(query.level, document, query.scope):
+                yield Found(document, attributes)
+
+    def _attributes(self, query: Query, document: Json) -> Attributes:
+        if query.level is not Level.INSTANCE:
+            parsed: Attributes = orjson.loads(document["attributes"])
+            return parsed
+        tags = {term.path[0] for term in query.terms} | {order.tag for order in query.order}
+        if all(part in SUMMARY or part in _OF_STUDY for tag in tags for part in tag.split("+")):
+            summary: Attributes = orjson.loads(document["summary"])
+            return summary
+        return documents.attributes_of(self._records, document)
+
+    def _database(self, level: Level) -> Database:
+        return self._records if level is Level.INSTANCE else self._archive
+
+    # What is computed
+
+    def _computed(self, query: Query, found: Sequence[Json]) -> list[Mapping[str, Mapping[str, Any]]]:
+        """The attributes that no header has, where a term asks for one."""
+        asked = {term.path[0] for term in query.terms}
+        computed: list[dict[str, Mapping[str, Any]]] = [{} for _ in found]
+        if query.level is Level.PATIENT and asked & _OF_PATIENT:
+            for place, numbers in enumerate(self._numbers(Level.PATIENT, found)):
+                computed[place] |= {
+                    STUDIES_OF_PATIENT: _integer(numbers["studies"]),
+                    SERIES_OF_PATIENT: _integer(numbers["series"]),
+                    INSTANCES_OF_PATIENT: _integer(numbers["instances"]),
+                }
+        if query.level is not Level.PATIENT and asked & _OF_STUDY:
+            self._add_of_study(query.level, found, computed, counted=bool(asked - {MODALITIES, SOP_CLASSES}))
+        if query.level.depth >= Level.SERIES.depth and INSTANCES_OF_SERIES in asked:
+            for place, number in enumerate(self._counts([[each["study"], _series_of(each)] for each in found])):
+                computed[place][INSTANCES_OF_SERIES] = _integer(number)
+        return list(computed)
+
+    def _add_of_study(
+        self, level: Level, found: Sequence[Json], computed: list[dict[str, Mapping[str, Any]]], *, counted: bool
+    ) -> None:
+        names = [each["uid"] if level is Level.STUDY else each["study"] for each in found]
+        studies = (
+            {each["uid"]: each for each in found}
+            if level is Level.STUDY
+            else {
+                each["uid"]: each
+                for each in self._archive.get_many(
+                    list(dict.fromkeys(entities.study_id(name) for name in names))
+                ).values()
+            }
+        )
+        numbers = dict(zip(studies, self._numbers(Level.STUDY, list(studies.values())), strict=True)) if counted else {}
+        for place, name in enumerate(names):
+            if name not in studies:
+                continue
+            sets, number = studies[name]["sets"], numbers.get(name, _NO_NUMBERS)
+            computed[place] |= {
+                MODALITIES: {"vr": "CS", "Value": sets["modalities"]},
+                SOP_CLASSES: {"vr": "UI", "Value": sets["sop_classes"]},
+                SERIES_OF_STUDY: _integer(number["series"]),
+                INSTANCES_OF_STUDY: _integer(number["instances"]),
+            }
+
+    def _numbers(self, level: Level, found: Sequence[Json]) -> list[dict[str, int]]:
+        """The totals of entities, in their order."""
+        if not found:
+            return []
+        if level is Level.INSTANCE:
+            return [{**_NO_NUMBERS, "instances": 1} for _ in found]
+        if level is Level.SERIES:
+            counts = self._counts([[each["study"], each["uid"]] for each in found])
+            return [{**_NO_NUMBERS, "instances": count} for count in counts]
+        if level is Level.PATIENT:
+            return self._numbers_of_patients([each["uid"] for each in found])
+        # Both totals of a study come from one range of one view, so that they always fit each other.
+        ranges = [{"startkey": [each["uid"]], "endkey": [each["uid"], keys.END], "group_level": 2} for each in found]
+        return [
+            {
+                "studies": 1,
+                "series": sum(1 for row in rows if len(row["key"]) > 1),
+                "instances": sum(row["value"] for row in rows if len(row["key"]) == 1),
+            }
+            for rows in self._records.ranges("live/counts", ranges)
+        ]
+
+    def _numbers_of_patients(self, patients: Sequence[str]) -> list[dict[str, int]]:
+        numbers = {patient: dict(_NO_NUMBERS) for patient in patients}
+        rows = self._archive.view("patients/studies", keys=list(numbers))
+        counts = self._counts([[row["value"][0]] for row in rows])
+        for row, count in zip(rows, counts, strict=True):
+            if count:
+                number = numbers[row["key"]]
+                number["studies"] += 1
+                number["series"] += row["value"][1]
+                number["instances"] += count
+        return [numbers[patient] for patient in patients]
+
+    def _counts(self, places: Sequence[Sequence[str]]) -> list[int]:
+        """How many instances are in these studies or series."""
+        if not places:
+            return []
+        wanted = [list(place) for place in dict.fromkeys(map(tuple, places))]
+        rows = self._records.view("live/counts", keys=wanted, group=True)
+        found = {tuple(row["key"]): int(row["value"]) for row in rows if row["value"]}
+        return [found.get(tuple(place), 0) for place in places]
+
+
+def _series_of(document: Json) -> str:
+    return str(document["series"] if "series" in document else document["uid"])
+
+
+def _integer(number: int) -> dict[str, Any]:
+    return {"vr": "IS", "Value": [number]}
+
+
+def _rankable(place: Any) -> tuple[bool, Any]:
+    """Numbers before text, as keys of views sort."""
+    return isinstance(place, str), place
+
+
+def _identity(level: Level, document: Json) -> tuple[str, ...]:
+    if level is Level.SERIES:
+        return document["uid"], document["study"]
+    return (document["uid"],)
+
+
+def _sorted(found: list[Found], order: Order) -> list[Found]:
+    keyed = [(sort_key(each.attributes, order.tag), each) for each in found]
+    present = [(value, each) for value, each in keyed if value is not None]
+    present.sort(key=lambda pair: _rankable(pair[0]), reverse=order.descending)
+    return [each for _, each in present] + [each for value, each in keyed if value is None]
+
+
+def _in_scope(level: Level, document: Json, scope: Scope) -> bool:
+    if level is Level.INSTANCE:
+        return documents.inside(document, scope) and scope.instance_uid in (None, document["uid"])
+    return True
+
+
+def _hit(level: Level, found: Found, numbers: Mapping[str, int]) -> Hit:
+    document = found.document
+    if level is Level.INSTANCE:
+        return Hit(
+            level=level,
+            attributes=found.attributes,
+            study_uid=document["study"],
+            series_uid=document["series"],
+            instance_uid=document["uid"],
+            number_of_instances=1,
+            modalities=tuple(found.attributes.get("00080060", {}).get("Value", ())),
+            sop_classes=(document["sop_class"],),
+            transfer_syntaxes=(document["transfer_syntax"],),
+        )
+    sets = document["sets"]
+    return Hit(
+        level=level,
+        attributes=found.attributes,
+        study_uid=document["uid"] if level is Level.STUDY else document.get("study"),
+        series_uid=document["uid"] if level is Level.SERIES else None,
+        number_of_studies=numbers["studies"] if level is Level.PATIENT else 0,
+        number_of_series=numbers["series"],
+        number_of_instances=numbers["instances"],
+        modalities=tuple(sets["modalities"]),
+        sop_classes=tuple(sets["sop_classes"]),
+        transfer_syntaxes=tuple(sets["transfer_syntaxes"]),
+    )

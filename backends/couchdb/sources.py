@@ -1,0 +1,325 @@
+"""From a query to the rows of an index: which view is read, from where to where, and in which order its rows come.
+
+Of the terms of a query one leads: it is answered by ranges of an index. The documents that the rows name are then
+compared with all terms by `dicom.matching`, page by page, until enough are found; so a source may give too much, but
+never too little. A pattern that begins with a wildcard has no range: the values of that one attribute are looked
+through, in rows that hold nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backends.couchdb import entities, keys
+from backends.couchdb.database import Database, Json
+from backends.couchdb.entities import SCANS, STUDY_DATE, STUDY_TIME, TERMS, words_tag
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.dicom.matching import (
+    Empty,
+    Equal,
+    Pattern,
+    Range,
+    Term,
+    Wildcard,
+    Words,
+    has_words,
+    wildcard_matches,
+)
+from dicomweb_server.dicom.names import sound
+from dicomweb_server.storage.query import Order, Query
+
+NEWEST = (Order(STUDY_DATE, "DA", True), Order(STUDY_TIME, "TM", True))
+SCAN_PAGE = 20_000
+MOST_DOCUMENTS = 1000
+MOST_VALUES = 1000
+_STRONG = frozenset(("00100020", "00080050", "0020000D", "0020000E", "00200010", "00100010"))
+_COMBINED = f"{STUDY_DATE}+{STUDY_TIME}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row of an index: the document it names, and where that stands by the default order of its level."""
+
+    document_id: str
+    place: Any = None
+    sort: Any = None
+    document: Json | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where candidates come from. `pages` takes the number of rows that may be enough. ordered: they come in the order
+    of the query. placed: they know place and sort. exact: nothing else has to be compared."""
+
+    pages: Callable[[int], Iterator[list[Candidate]]]
+    ordered: bool = False
+    placed: bool = False
+    exact: bool = False
+
+
+def of_ids(ids: Sequence[str]) -> Source:
+    """These documents, as far as they exist."""
+    return Source(pages=lambda _: iter([[Candidate(document_id) for document_id in dict.fromkeys(ids)]]))
+
+
+def default_order(level: Level) -> tuple[Order, ...]:
+    """The order in which the rows of terms and scans of a level come."""
+    return NEWEST if level is Level.STUDY else ()
+
+
+class Sources:
+    """Chooses sources in the database of everything above the instances."""
+
+    def __init__(self, archive: Database) -> None:
+        self._archive = archive
+
+    def choose(self, query: Query) -> Source:
+        """The best source for a query on patients, studies or series outside a scope."""
+        ranked = [(rank, place) for place, term in enumerate(query.terms) if (rank := _rank(term, query)) is not None]
+        if ranked:
+            return self._by_term(query.terms[min(ranked)[1]], query, lone=len(query.terms) == 1)
+        return self._walk(query)
+
+    def _by_term(self, term: Term, query: Query, *, lone: bool) -> Source:
+        level = query.level
+        tag = term.path[0]
+        if level is Level.STUDY and tag == entities.STUDY_UID and (uids := _equal(term)) is not None:
+            return of_ids([entities.study_id(str(uid)) for uid in uids])
+        days = _days(term) if level is Level.STUDY and query.order == NEWEST else None
+        if days is not None:
+            return Source(pages=lambda size: self._by_day(*days, size), ordered=True)
+        ranges = term_ranges(level, term)
+        if ranges is not None:
+            if len(ranges) == 1 and _equal(term) is not None and query.order == default_order(level):
+                return Source(
+                    pages=lambda size: self._documents("terms/terms", size, 3, reduce=False, **ranges[0]),
+                    ordered=True,
+                    placed=True,
+                    exact=lone,
+                )
+            return Source(pages=lambda _: iter([self.collect(ranges)]), placed=True, exact=lone and _is_exact(term))
+        in_order = query.order == default_order(level)
+        exact = lone and not any(isinstance(pattern, Range) for pattern in term.any_of)
+        return Source(pages=lambda _: self._scan(level, term), ordered=in_order, placed=True, exact=exact)
+
+    def collect(self, ranges: Sequence[Json]) -> list[Candidate]:
+        """All rows of some ranges of terms, each document once."""
+        single = [each["startkey"] for each in ranges if each["endkey"] == [*each["startkey"], keys.END]]
+        found: dict[str, Candidate] = {}
+        if len(single) > 1:  # values, not ranges: one request takes them all
+            for start in range(0, len(single), MOST_VALUES):
+                for row in self._archive.view("values/values", keys=single[start : start + MOST_VALUES]):
+                    found[row["id"]] = Candidate(row["id"], *row["value"])
+            ranges = [each for each in ranges if each["startkey"] not in single]
+        wanted = [{**each, "reduce": False} for each in ranges]
+        for rows in self._archive.ranges("terms/terms", wanted) if wanted else ():
+            for row in rows:
+                found[row["id"]] = Candidate(row["id"], row["key"][3], row["key"][4])
+        return list(found.values())
+
+    def _scan(self, level: Level, term: Term) -> Iterator[list[Candidate]]:
+        tag = term.path[0]
+        fits = _test(term.any_of)
+        pages = self._archive.pages(
+            "scans/scans", size=SCAN_PAGE, startkey=[level.value, tag], endkey=[level.value, tag, keys.END]
+        )
+        for rows in pages:
+            yield [
+                Candidate(row["id"], row["key"][2], row["key"][3])
+                for row in rows
+                if fits([keys.decode(value) for value in row["value"]])
+            ]
+
+    def _documents(self, view: str, size: int, place: int, **options: Any) -> Iterator[list[Candidate]]:
+        """Rows with their documents, a little more in each page than in the one before."""
+        size = min(max(size, 1), MOST_DOCUMENTS)
+        while True:
+            rows = self._archive.view(view, limit=size + 1, include_docs=True, **options)
+            yield [
+                Candidate(row["id"], *_placed(row["key"], place), row["doc"]) for row in rows[:size] if row.get("doc")
+            ]
+            if len(rows) <= size:
+                return
+            options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"], "skip": 0}
+            size = min(size * 2, MOST_DOCUMENTS)
+
+    def _by_day(self, first: str | None, last: str | None, size: int) -> Iterator[list[Candidate]]:
+        """Studies of some days, newest first, and with them those that have several dates."""
+        size = min(max(size, 1), MOST_DOCUMENTS)
+        start = ["study", "newest", keys.newest_day(last) if last else ""]
+        end = ["study", "newest", keys.newest_day(first) + keys.NONE * 13 if first else keys.END]
+        options: Json = {"reduce": False, "include_docs": True}
+        several = {"startkey": ["study", "several"], "endkey": ["study", "several", keys.END], **options}
+        days = {"startkey": start, "endkey": end, "limit": size + 1, **options}
+        others, rows = self._archive.ranges("orders/orders", [several, days])
+        aside = sorted((_of_document(row["doc"]) for row in others if row.get("doc")), key=_standing)
+        names = {candidate.document_id for candidate in aside}
+        while True:
+            page = [_of_document(row["doc"]) for row in rows[:size] if row.get("doc") and row["id"] not in names]
+            more = len(rows) > size
+            due = [one for one in aside if not more or (page and _standing(one) <= _standing(page[-1]))]
+            aside = aside[len(due) :]
+            yield sorted(page + due, key=_standing)
+            if not more:
+                return
+            days = {**days, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
+            rows = self._archive.view("orders/orders", **days)
+
+    def walk(self, level: Level, name: str, size: int, *prefix: str, skip: int = 0) -> Iterator[list[Candidate]]:
+        """All entities of a level in one of its orders."""
+        start = [level.value, name, *prefix]
+        return self._documents(
+            "orders/orders", size, 2, reduce=False, startkey=start, endkey=[*start, keys.END], skip=skip
+        )
+
+    def _walk(self, query: Query) -> Source:
+        level = query.level
+        name = _order_name(level, query.order)
+        skip = 0 if query.terms else query.offset
+        return Source(
+            pages=lambda size: self.walk(level, name or "uid", size, skip=skip if name else 0),
+            ordered=name is not None,
+            exact=not query.terms,
+        )
+
+
+def _order_name(level: Level, order: tuple[Order, ...]) -> str | None:
+    """The name of the order in `orders` that is this one."""
+    if not order:
+        return "uid"
+    if level is Level.STUDY:
+        if order == NEWEST:
+            return "newest"
+        if len(order) == 1 and order[0].tag in entities.ORDERED:
+            return f"{'-' if order[0].descending else '+'}{order[0].tag}"
+    return None
+
+
+def _placed(key: Sequence[Any], place: int) -> tuple[Any, Any]:
+    return (key[place], key[place + 1]) if len(key) == place + 2 else ("", key[-1])
+
+
+def _of_document(document: Json) -> Candidate:
+    return Candidate(document["_id"], document["place"], document["sort"], document)
+
+
+def _standing(candidate: Candidate) -> tuple[Any, Any]:
+    return candidate.place, candidate.sort
+
+
+def _rank(term: Term, query: Query) -> int | None:
+    """How soon a term is tried as the one that leads; None where no index helps."""
+    level, tag = query.level, term.path[0]
+    if len(term.path) > 1 or any(isinstance(pattern, Empty) for pattern in term.any_of):
+        return None
+    by_day = level is Level.STUDY and query.order == NEWEST and _days(term) is not None
+    ranges = term_ranges(level, term)
+    if ranges is None:
+        return 3 if by_day else 2 if tag in SCANS.get(level, ()) else None
+    if _equal(term) is not None:
+        return 0 if tag in _STRONG else 3 if by_day else 4
+    if any(isinstance(pattern, Range) for pattern in term.any_of):
+        return 3 if by_day else 5
+    return 1
+
+
+def _equal(term: Term) -> list[keys.Key] | None:
+    """The values, if nothing else is asked for."""
+    values = [pattern.value for pattern in term.any_of if isinstance(pattern, Equal)]
+    return values if len(values) == len(term.any_of) else None
+
+
+def _is_exact(term: Term) -> bool:
+    """Whether the ranges of the term hold nothing but what matches."""
+    return all(
+        isinstance(pattern, Equal | Range)
+        or (isinstance(pattern, Wildcard) and _prefix(pattern) + "*" == pattern.pattern)
+        for pattern in term.any_of
+    )
+
+
+def _days(term: Term) -> tuple[str | None, str | None] | None:
+    """First and last day, for a term on the date of the study alone or with its time."""
+    if term.path[0] not in (STUDY_DATE, _COMBINED) or len(term.any_of) != 1:
+        return None
+    pattern = term.any_of[0]
+    low, high = (
+        (pattern.value, pattern.value) if isinstance(pattern, Equal)
+        else (pattern.low, pattern.high) if isinstance(pattern, Range)
+        else (None, None)
+    )  # fmt: skip
+    if low is None and high is None:
+        return None
+    return (str(low)[:8] if low is not None else None), (str(high)[:8] if high is not None else None)
+
+
+def _prefix(pattern: Wildcard) -> str:
+    """What a value must begin with."""
+    ends = [place for place in (pattern.pattern.find("*"), pattern.pattern.find("?")) if place >= 0]
+    return pattern.pattern[: min(ends, default=len(pattern.pattern))]
+
+
+def term_ranges(level: str, term: Term) -> list[Json] | None:
+    """The ranges of `terms` that hold everything which the term matches; None where there are none."""
+    tag = term.path[0]
+    if len(term.path) > 1 or tag not in TERMS[level]:
+        return None
+    found: list[Json] = []
+    for pattern in term.any_of:
+        ranges = _pattern_ranges(pattern, tag)
+        if not ranges:
+            return None
+        found += [{"startkey": [level, name, start], "endkey": [level, name, *end]} for name, start, end in ranges]
+    return found
+
+
+def _pattern_ranges(pattern: Pattern, tag: str) -> list[tuple[str, Any, list[Any]]]:
+    match pattern:
+        case Equal(value):
+            return [_exactly(tag, value)]
+        case Range(low, high):
+            text = isinstance(low if low is not None else high, str)
+            start = keys.encode(low) if low is not None else ("" if text else None)
+            if high is not None:
+                return [(tag, start, [keys.encode(high), keys.END])]
+            return [(tag, start, [keys.AFTER_HEX if text else ""])]
+        case Wildcard() if prefix := _prefix(pattern):
+            return [_beginning(tag, prefix)]
+        case Words(wanted) if tag in entities.NAMES:
+            word = max(wanted, key=len)
+            code = sound(word)
+            return [_beginning(words_tag(tag), word), *([_exactly(words_tag(tag), f"#{code}")] if code else [])]
+    return []
+
+
+def _exactly(tag: str, value: keys.Key) -> tuple[str, Any, list[Any]]:
+    return tag, keys.encode(value), [keys.encode(value), keys.END]
+
+
+def _beginning(tag: str, prefix: str) -> tuple[str, Any, list[Any]]:
+    return tag, keys.encode(prefix), [f"{keys.encode(prefix)}{keys.AFTER_HEX}"]
+
+
+def _test(patterns: Sequence[Pattern]) -> Callable[[list[keys.Key]], bool]:
+    """Whether one of the patterns matches one of the values; as `matching.matches`, but for Empty."""
+    tests = [_test_one(pattern) for pattern in patterns]
+    return lambda values: any(test(values) for test in tests)
+
+
+def _test_one(pattern: Pattern) -> Callable[[list[keys.Key]], bool]:
+    match pattern:
+        case Equal(wanted):
+            return lambda values: wanted in values
+        case Wildcard(text):
+            pieces = [piece for piece in text.replace("?", "*").split("*") if piece]
+            inner = pieces[0] if len(pieces) == 1 and text == f"*{pieces[0]}*" else None
+            if inner is not None:
+                return lambda values: any(isinstance(value, str) and inner in value for value in values)
+            return lambda values: any(
+                isinstance(value, str) and all(piece in value for piece in pieces) and wildcard_matches(text, value)
+                for value in values
+            )
+        case Words(wanted_words):
+            return lambda values: has_words(wanted_words, [value for value in values if isinstance(value, str)])
+        case _:
+            return lambda values: True

@@ -1,0 +1,398 @@
+"""Series, studies and patients: how they are derived from what is below, and changed without losing anybody's change.
+The reasoning stands in `work`."""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import orjson
+from pymongo import UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from backends.mongodb.connection import Connection, Doc
+from backends.mongodb.keys import search_fields
+from backends.mongodb.schema import COLLECTION
+from backends.mongodb.work import Work, new_token
+from dicomweb_server.dicom.attributes import Attributes, is_empty, patient_key, select
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.dicom.matching import match_values
+from dicomweb_server.errors import StorageUnavailable
+
+SETS = ("modalities", "sop_classes", "transfer_syntaxes")
+NUMBERS = {
+    Level.PATIENT: ("n_studies", "n_series", "n_instances"),
+    Level.STUDY: ("n_series", "n_instances"),
+    Level.SERIES: ("n_instances",),
+}
+_TRIES = 200
+_STATE = {"v": 1, "epoch": 1, "patient": 1, "n_studies": 1, "n_series": 1, "n_instances": 1}
+_BELOW = {"attributes": 1, "places": 1, "n_series": 1, "n_instances": 1, **dict.fromkeys(SETS, 1)}
+_SEEN = {**_STATE, **_BELOW, "newest": 1}
+
+
+def series_id(study_uid: str, series_uid: str) -> str:
+    """The `_id` of a series: its UID alone may stand in two studies."""
+    return f"{study_uid}/{series_uid}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Added:
+    """A new instance, as far as the levels above care. `shown`: its attributes of patient, study and series."""
+
+    study_uid: str
+    series_uid: str
+    shown: Attributes
+    sop_class: str
+    transfer_syntax: str
+    group: str
+    place: int = 0
+
+
+@dataclass(slots=True)
+class Change:
+    """By how much a document above must change; `known` False: it must be derived. `members`: what was added."""
+
+    numbers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NUMBERS[Level.PATIENT], 0))
+    known: bool = True
+    members: list[Added] = field(default_factory=list)
+
+    def add(self, old: Doc | None, new: Doc | None, own: str) -> None:
+        """What a document below was, and is. `own` is the number that counts such documents."""
+        self.numbers[own] += (new is not None) - (old is not None)
+        for name in NUMBERS[Level.PATIENT]:
+            if name != own:
+                self.numbers[name] += (new or {}).get(name, 0) - (old or {}).get(name, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a document was and is. `known` False: others may have been counted in, or not, in between."""
+
+    old: Doc | None
+    new: Doc | None
+    known: bool = True
+
+
+class Ascent:
+    """One change on its way up. `token` is the document in `work` that stands for it.
+
+    `shown` gives, when it is done, what a series or study shows.
+    """
+
+    def __init__(self, connection: Connection, work: Work, token: str) -> None:
+        self._connection = connection
+        self._work = work
+        self._token = token
+        self._seen: dict[Level, dict[str, Doc]] = {level: {} for level in NUMBERS}
+        self._parsed: dict[tuple[Level, str], Attributes] = {}
+
+    def shown(self, level: Level, identity: str) -> Attributes:
+        """What a series or study shows; nothing when it is gone."""
+        key = (level, identity)
+        if key not in self._parsed:
+            doc = self._seen[level].get(identity)
+            self._parsed[key] = orjson.loads(doc["attributes"]) if doc else {}
+        return self._parsed[key]
+
+    # Before the instances change
+
+    def look(self, members: Sequence[Added]) -> list[Callable[[], None]]:
+        """The calls that read what stands above; they may be made at once."""
+        studies = {one.study_uid for one in members}
+        series = {series_id(one.study_uid, one.series_uid) for one in members}
+        # Of a study that is there already, most often the patient, too, is the one that the new instances name.
+        patients = {patient_key(one.shown, one.study_uid) for one in members}
+        wanted = ((Level.STUDY, studies), (Level.SERIES, series), (Level.PATIENT, patients))
+        return [partial(self._look, level, identities) for level, identities in wanted]
+
+    def _look(self, level: Level, identities: Iterable[str]) -> None:
+        found = self._connection.safe(COLLECTION[level]).find({"_id": {"$in": sorted(identities)}}, _SEEN)
+        self._seen[level] = {doc["_id"]: doc for doc in found}
+
+    @property
+    def newest(self) -> int:
+        """The newest place that anything that was looked at is shown of."""
+        return max((doc["newest"] for docs in self._seen.values() for doc in docs.values()), default=0)
+
+    # After new instances are there
+
+    def increments(self, members: Sequence[Added]) -> list[Callable[[], bool]]:
+        """The calls that increment the totals of all levels, which may be made at once; none where more than totals
+        changes. `is_settled` must be asked afterwards."""
+        changes = self._changes(members)
+        if not all(self._adds_only(level, key, one) for level, some in changes.items() for key, one in some.items()):
+            return []
+        return [partial(self._increment, level, some) for level, some in changes.items()]
+
+    def is_settled(self, made: Sequence[bool]) -> bool:
+        """Whether all increments were made, and nobody derived a document between its increment and that of another
+        below it."""
+        if not all(made):
+            return False
+        for level in (Level.STUDY, Level.PATIENT):
+            seen = {key: doc["epoch"] for key, doc in self._seen[level].items()}
+            found = self._connection.safe(COLLECTION[level]).find({"_id": {"$in": list(seen)}}, {"epoch": 1})
+            if {doc["_id"]: doc["epoch"] for doc in found} != seen:
+                return False
+        return True
+
+    def derive_all(self, members: Sequence[Added]) -> None:
+        """Derive all that stands above these instances."""
+        patients = set(self._seen[Level.PATIENT])
+        below: dict[str, set[str]] = defaultdict(set)
+        for one in members:
+            below[one.study_uid].add(one.series_uid)
+        for study_uid, series_uids in below.items():
+            self.derive_series(study_uid, series_uids, patients)
+
+    def _changes(self, members: Sequence[Added]) -> dict[Level, dict[str, Change]]:
+        """By how much every document above changes, were they all there."""
+        found: dict[Level, dict[str, Change]] = {level: defaultdict(Change) for level in NUMBERS}
+        for one in members:
+            study = self._seen[Level.STUDY].get(one.study_uid)
+            keys = {
+                Level.SERIES: series_id(one.study_uid, one.series_uid),
+                Level.STUDY: one.study_uid,
+                Level.PATIENT: study["patient"] if study else "",
+            }
+            for level, key in keys.items():
+                found[level][key].members.append(one)
+                found[level][key].numbers["n_instances"] += 1
+        return found
+
+    def add(self, members: Sequence[Added]) -> None:
+        """Let everything above count new instances. What `look` gave was called before they were
+        written."""
+        below: dict[str, Change] = defaultdict(Change)
+        for one in members:
+            change = below[series_id(one.study_uid, one.series_uid)]
+            change.members.append(one)
+            change.numbers["n_instances"] += 1
+        above: dict[str, Change] = defaultdict(Change)
+        for one in members:
+            above[one.study_uid].members.append(one)
+        for identity, made in self._apply(Level.SERIES, below).items():
+            study = above[identity.partition("/")[0]]
+            study.known = study.known and made.known
+            study.add(made.old, made.new, "n_series")
+        patients: dict[str, Change] = defaultdict(Change)
+        for identity, made in self._apply(Level.STUDY, above).items():
+            keys = {doc["patient"] for doc in (made.old, made.new) if doc is not None}
+            for key in keys:
+                patients[key].members += above[identity].members
+                patients[key].known = patients[key].known and made.known and len(keys) == 1
+                patients[key].add(made.old, made.new, "n_studies")
+        self._apply(Level.PATIENT, patients)
+
+    def _apply(self, level: Level, changes: Mapping[str, Change]) -> dict[str, Made]:
+        """Change the documents of a level."""
+        quick = {key: change for key, change in changes.items() if change.known and self._adds_only(level, key, change)}
+        was = {key: self._seen[level][key] for key in quick}
+        failed = not self._increment(level, quick)
+        made: dict[str, Made] = {}
+        for key, change in changes.items():
+            if key in quick and not failed:
+                new = {**was[key], **{name: was[key][name] + change.numbers[name] for name in NUMBERS[level]}}
+                made[key] = Made(was[key], new)
+            else:
+                old, new_or_none = self.derive(level, key)
+                made[key] = Made(old, new_or_none, known=key not in quick)
+        return made
+
+    def _adds_only(self, level: Level, key: str, change: Change) -> bool:
+        """Whether the new instances change nothing but totals."""
+        seen = self._seen[level].get(key)
+        if seen is None:
+            return False
+        shown = self._parsed.get((level, key)) or orjson.loads(seen["attributes"])
+        self._parsed[level, key] = shown
+        checked: set[str] = set()
+        for one in change.members:
+            if one.group in checked:
+                continue
+            checked.add(one.group)
+            if one.place <= seen["newest"] or not _brings_nothing(seen, shown, one, level):
+                return False
+        return True
+
+    def _increment(self, level: Level, changes: Mapping[str, Change]) -> bool:
+        """Whether all the increments were made."""
+        if not changes:
+            return True
+        operations = [
+            UpdateOne(
+                {"_id": key, "epoch": self._seen[level][key]["epoch"]},
+                {"$inc": {name: change.numbers[name] for name in NUMBERS[level]}, "$set": {"v": new_token()}},
+            )
+            for key, change in changes.items()
+        ]
+        result = self._connection.safe(COLLECTION[level]).bulk_write(operations, ordered=False)
+        return result.matched_count == len(operations)
+
+    # After anything else
+
+    def derive_study(self, study_uid: str, patients: Iterable[str] = ()) -> None:
+        """Derive everything in a study again, the study itself, its patient, and those patients."""
+        self.derive_series(study_uid, None, patients)
+
+    def derive_series(self, study_uid: str, series_uids: Iterable[str] | None, patients: Iterable[str] = ()) -> None:
+        """Derive these series (None: all), their study and its patient again, and those patients."""
+        series = self._connection.safe("series")
+        if series_uids is None:
+            listed = {doc["uid"] for doc in series.find({"study": study_uid}, {"uid": 1})}
+            stored = self._connection.safe("instances").aggregate(
+                [{"$match": {"study": study_uid}}, {"$group": {"_id": "$series"}}], hint="derive"
+            )
+            series_uids = listed | {doc["_id"] for doc in stored}
+        for uid in sorted(series_uids):
+            self.derive(Level.SERIES, series_id(study_uid, uid))
+        made = self.derive(Level.STUDY, study_uid)
+        for key in {*patients, *(doc["patient"] for doc in made if doc is not None)}:
+            self.derive(Level.PATIENT, key)
+
+    def derive(self, level: Level, identity: str) -> tuple[Doc | None, Doc | None]:
+        """Make a document anew from what is below it now; gives what it was and what it is."""
+        collection = self._connection.safe(COLLECTION[level])
+        build = {Level.SERIES: self._series, Level.STUDY: self._study, Level.PATIENT: self._patient}[level]
+        for attempt in range(_TRIES):
+            old = collection.find_one({"_id": identity}, _STATE)
+            new = build(identity)
+            if old is None and new is None:
+                return None, None
+            if level is Level.STUDY and old is not None and (new is None or old["patient"] != new["patient"]):
+                self._work.note_patients(self._token, {old["patient"], *([new["patient"]] if new else [])})
+            if self._replace(level, identity, old, new):
+                self._parsed.pop((level, identity), None)
+                if new is None:
+                    self._seen[level].pop(identity, None)
+                else:
+                    self._seen[level][identity] = new
+                return old, new
+            time.sleep(random.uniform(0, 0.002) * min(attempt, 10))  # noqa: S311 - no secret
+        raise StorageUnavailable("The study is busy with other writers.", retry_after_seconds=2)
+
+    def _replace(self, level: Level, identity: str, old: Doc | None, new: Doc | None) -> bool:
+        collection = self._connection.safe(COLLECTION[level])
+        if old is None and new is not None:
+            try:
+                collection.insert_one(new)
+            except DuplicateKeyError:
+                return False
+            return True
+        same = {"_id": identity, "v": old["v"] if old else ""}
+        if new is None:
+            return collection.delete_one(same).deleted_count == 1
+        return collection.replace_one(same, new).matched_count == 1
+
+    def _series(self, identity: str) -> Doc | None:
+        study_uid, _, series_uid = identity.partition("/")
+        hidden = self._work.committed(study_uid)
+        match: Doc = {"study": study_uid, "series": series_uid, **({"gone": {"$nin": hidden}} if hidden else {})}
+        instances = self._connection.safe("instances")
+        groups = list(
+            instances.aggregate(
+                [
+                    {"$match": match},
+                    {
+                        "$group": {
+                            "_id": "$group",
+                            "n": {"$sum": 1},
+                            "first": {"$min": {"place": "$place", "uid": "$_id"}},
+                        }
+                    },
+                ],
+                hint="derive",
+            )
+        )
+        groups.sort(key=lambda each: (each["first"]["place"], each["first"]["uid"]))
+        firsts = {
+            doc["_id"]: doc
+            for doc in instances.find(
+                {"_id": {"$in": [each["first"]["uid"] for each in groups]}},
+                {"common": 1, "sop_class": 1, "transfer_syntax": 1},
+            )
+        }
+        below = []
+        for each in groups:
+            first = firsts.get(each["first"]["uid"])
+            if first is None:  # removed in between: whoever did that derives again
+                continue
+            shown = orjson.loads(first["common"])
+            below.append(
+                {
+                    "attributes": shown,
+                    "places": dict.fromkeys(shown, each["first"]["place"]),
+                    "n_instances": each["n"],
+                    "modalities": modalities(shown),
+                    "sop_classes": [first["sop_class"]],
+                    "transfer_syntaxes": [first["transfer_syntax"]],
+                }
+            )
+        doc = _document(Level.SERIES, identity, below)
+        return doc and {**doc, "study": study_uid, "uid": series_uid}
+
+    def _study(self, identity: str) -> Doc | None:
+        doc = _document(Level.STUDY, identity, self._below(Level.SERIES, {"study": identity}))
+        return doc and {**doc, "patient": patient_key(orjson.loads(doc["attributes"]), identity)}
+
+    def _patient(self, identity: str) -> Doc | None:
+        return _document(Level.PATIENT, identity, self._below(Level.STUDY, {"patient": identity}))
+
+    def _below(self, level: Level, condition: Doc) -> list[Doc]:
+        found = list(self._connection.safe(COLLECTION[level]).find(condition, _BELOW).sort("_id", 1))
+        for doc in found:
+            doc["attributes"], doc["places"] = orjson.loads(doc["attributes"]), orjson.loads(doc["places"])
+            if level is Level.SERIES:
+                doc["n_series"] = 1
+            else:
+                doc["n_studies"] = 1
+        return found
+
+
+def modalities(attributes: Attributes) -> list[str]:
+    """The modalities that a header names."""
+    return [str(value) for value in match_values(attributes, ("00080060",))]
+
+
+def _brings_nothing(seen: Doc, shown: Attributes, one: Added, level: Level) -> bool:
+    for tag, own in select(one.shown, level).items():
+        known = shown.get(tag)
+        if known is None or (is_empty(known) and not is_empty(own)):
+            return False
+    return (
+        one.sop_class in seen["sop_classes"]
+        and one.transfer_syntax in seen["transfer_syntaxes"]
+        and set(modalities(one.shown)) <= set(seen["modalities"])
+    )
+
+
+def _document(level: Level, identity: str, below: Sequence[Doc]) -> Doc | None:
+    """A derived document of what is below: of each attribute the value of the earliest place that is not empty."""
+    if not below:
+        return None
+    attributes: dict[str, Mapping[str, Any]] = {}
+    places: dict[str, int] = {}
+    for part in below:
+        for tag, attribute in select(part["attributes"], level).items():
+            if tag not in attributes or _comes_before(attribute, part["places"][tag], attributes[tag], places[tag]):
+                attributes[tag], places[tag] = attribute, part["places"][tag]
+    attributes = dict(sorted(attributes.items()))
+    return {
+        "_id": identity,
+        "v": new_token(),
+        "epoch": new_token(),
+        **{name: sum(part.get(name, 0) for part in below) for name in NUMBERS[level]},
+        **{name: sorted({value for part in below for value in part[name]}) for name in SETS},
+        "attributes": orjson.dumps(attributes, default=dict),
+        "places": orjson.dumps(places),
+        "newest": max(places.values(), default=0),
+        **search_fields(attributes, level),
+    }
+
+
+def _comes_before(one: Mapping[str, Any], place: int, other: Mapping[str, Any], other_place: int) -> bool:
+    return (is_empty(one), place) < (is_empty(other), other_place)

@@ -1,0 +1,127 @@
+"""The collections and their indexes.
+
+instances          _id is the SOP Instance UID. The only source of truth.
+series, studies, patients   derived from the instances; _id is "study/series", the Study Instance UID, the patient key
+work               what is being changed now: marks of stores, intents of removals
+replaced           older versions of instances
+metadata           pieces of metadata too large for the document of their instance
+released           keys of blobs to delete; _id is the key
+changes, counters  the change feed, and the last number given
+documents, document_versions   the current versions, and the older ones
+archive            one document: the version of this schema, and a token
+
+To spread them over shards, give every collection the shard key {_id: "hashed"}: it keeps `_id` unique and sends each
+read of an instance to one shard. No index here but that of `_id` is unique, nothing joins collections on the server,
+and no operation spans documents.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from bson import ObjectId
+from pymongo import IndexModel
+from pymongo.errors import OperationFailure
+
+from backends.mongodb.connection import Connection
+from backends.mongodb.keys import SORTED, TEXTS
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.errors import ConfigError
+
+VERSION = 1
+
+COLLECTION = {
+    Level.PATIENT: "patients",
+    Level.STUDY: "studies",
+    Level.SERIES: "series",
+    Level.INSTANCE: "instances",
+}
+
+LIST_ORDER: Mapping[Level, tuple[tuple[str, int], ...]] = {
+    Level.PATIENT: (("_id", 1),),
+    Level.STUDY: (("desc.00080020", -1), ("desc.00080030", -1), ("_id", 1)),
+    Level.SERIES: (("uid", 1), ("_id", 1)),
+}
+"""The order of the index "list" of each level, which also holds the texts of the level."""
+
+_FEATURE_GONE = frozenset((85, 86))  # an index of this name or form exists with other options
+
+
+def _list_index(level: Level) -> IndexModel:
+    fields = [*LIST_ORDER[level], *((f"t.{tag}", 1) for tag in TEXTS[level])]
+    return IndexModel(fields, name="list")
+
+
+def _sort_indexes(level: Level) -> list[IndexModel]:
+    """Up and down each by an index of its own: the two have the missing values at other ends."""
+    last = LIST_ORDER[level][-1][0]
+    found = []
+    for tag in SORTED[level]:
+        found.append(IndexModel([(f"asc.{tag}", 1), (last, 1)], name=f"up_{tag}"))
+        found.append(IndexModel([(f"desc.{tag}", -1), (last, 1)], name=f"down_{tag}"))
+    return found
+
+
+_VALUES = IndexModel([("a", 1)], name="values")
+_SEVERAL_DATES = IndexModel(
+    [("several", 1), *LIST_ORDER[Level.STUDY]], name="several", partialFilterExpression={"several": {"$exists": True}}
+)
+
+INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    "instances": [
+        _VALUES,
+        IndexModel([("study", 1), ("series", 1), ("position", 1), ("_id", 1)], name="order"),
+        IndexModel([("study", 1), ("series", 1), ("group", 1), ("place", 1), ("_id", 1), ("gone", 1)], name="derive"),
+        IndexModel([("series", 1), ("position", 1), ("_id", 1)], name="series_order"),
+        IndexModel([("place", 1), ("_id", 1)], name="place"),
+        IndexModel([("blobs", 1)], name="blobs"),
+        IndexModel([("gone", 1)], name="gone", partialFilterExpression={"gone": {"$exists": True}}),
+    ],
+    "series": [
+        _VALUES,
+        _list_index(Level.SERIES),
+        *_sort_indexes(Level.SERIES),
+        IndexModel([("study", 1), ("uid", 1)], name="study"),
+    ],
+    "studies": [
+        _VALUES,
+        _list_index(Level.STUDY),
+        *_sort_indexes(Level.STUDY),
+        _SEVERAL_DATES,
+        IndexModel([("patient", 1)], name="patient"),
+        IndexModel([("modalities", 1)], name="modalities"),
+        IndexModel([("sop_classes", 1)], name="sop_classes"),
+    ],
+    "patients": [_VALUES, _list_index(Level.PATIENT), *_sort_indexes(Level.PATIENT)],
+    "replaced": [
+        IndexModel([("uid", 1), ("order", 1), ("_id", 1)], name="uid"),
+        IndexModel([("blobs", 1)], name="blobs"),
+    ],
+    "metadata": [IndexModel([("key", 1), ("n", 1)], name="key"), IndexModel([("attempt", 1)], name="attempt")],
+    "released": [IndexModel([("order", 1)], name="order")],
+    "documents": [
+        IndexModel([("kind", 1), ("keys", 1), ("id", 1)], name="keys"),
+        IndexModel([("kind", 1), ("id", 1)], name="kind"),
+    ],
+    "document_versions": [IndexModel([("kind", 1), ("id", 1), ("version", -1)], name="kind")],
+}
+
+
+def prepare(connection: Connection) -> str:
+    """Create or check everything; gives the token of this archive. Safe to run in many processes at once."""
+    archive = connection.safe("archive")
+    archive.update_one(
+        {"_id": "archive"}, {"$setOnInsert": {"version": VERSION, "token": str(ObjectId())}}, upsert=True
+    )
+    known = archive.find_one({"_id": "archive"}) or {}
+    if known.get("version", 0) > VERSION:
+        raise ConfigError("The database was made by a newer version of this server.")
+    for name, indexes in INDEXES.items():
+        try:
+            connection.safe(name).create_indexes(list(indexes))
+        except OperationFailure as error:
+            if error.code in _FEATURE_GONE:
+                raise ConfigError(
+                    f"The collection {name} of this database has other indexes than this server."
+                ) from error
+            raise
+    connection.safe("counters").update_one({"_id": "changes"}, {"$setOnInsert": {"n": 0}}, upsert=True)
+    return str(known["token"])

@@ -1,0 +1,233 @@
+"""`Storage` on MongoDB, for any number of threads, processes and machines."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from backends.mongodb import schema
+from backends.mongodb.connection import Connection, MongoSettings
+from backends.mongodb.documents import Documents
+from backends.mongodb.errors import driver_errors
+from backends.mongodb.feed import Feed
+from backends.mongodb.instances import LargeMetadata
+from backends.mongodb.moving import Mover
+from backends.mongodb.reading import Reader
+from backends.mongodb.removing import Remover
+from backends.mongodb.work import Work
+from backends.mongodb.writing import Writer
+from dicomweb_server.errors import StorageError, StorageUnavailable
+from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.query import Query
+from dicomweb_server.storage.records import (
+    ArchiveEntry,
+    Change,
+    Document,
+    DocumentPage,
+    DocumentTerm,
+    InstanceRecord,
+    Metadata,
+    OnDuplicate,
+    Page,
+    Removed,
+    ReplacedVersion,
+    Scope,
+    StorageState,
+    StoredInstance,
+    StoreOutcome,
+)
+
+SWEEP_SECONDS = 30.0
+_STOP_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class MongoStorage(Storage):
+    """Settings: `url` with the credentials (or `url_file`); `database` ("dicomweb"); `tls_ca_file`, `tls_cert_file`;
+    `server_selection_timeout_seconds` (5), after which a request is answered that MongoDB is not there; `wait_seconds`
+    (60) that a start waits for it."""
+
+    def __init__(self, settings: MongoSettings) -> None:
+        self._connection = Connection(settings)
+        self._work = Work(self._connection)
+        self._feed = Feed(self._connection, self._work)
+        large_metadata = LargeMetadata(self._connection)
+        self._remover = Remover(self._connection, self._work, self._feed, large_metadata)
+        self._writer = Writer(self._connection, self._work, self._feed, self._remover, large_metadata)
+        self._reader = Reader(self._connection, self._work, self._feed, self._remover, large_metadata)
+        self._documents = Documents(self._connection)
+        self._mover = Mover(self._connection, self._work, self._feed, self._remover, large_metadata, self._documents)
+        self._sweeper: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    @classmethod
+    def from_settings(cls, *, settings: Mapping[str, Any]) -> Self:
+        return cls(MongoSettings.read("mongodb", settings))
+
+    # Life cycle
+
+    def open(self) -> None:
+        self._connection.open()
+        try:
+            with driver_errors(opening=True):
+                self._reader.token = schema.prepare(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+        if self._sweeper is None:
+            self._stopping.clear()
+            self._sweeper = threading.Thread(target=self._sweep, name="mongodb-sweeper", daemon=True)
+            self._sweeper.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._connection.close()
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            sweeper.join(_STOP_SECONDS)
+
+    def check(self) -> StorageState:
+        return self._connection.check()
+
+    def _sweep(self) -> None:
+        """Every now and then finish what processes that died left behind."""
+        while True:
+            try:
+                with driver_errors():
+                    self._remover.sweep()
+            except StorageUnavailable:  # the next time
+                pass
+            except StorageError:
+                _log.exception("What another process left unfinished could not be finished; it is tried again.")
+            if self._stopping.wait(SWEEP_SECONDS):
+                return
+
+    # Instances
+
+    def store(self, *, records: Sequence[InstanceRecord], on_duplicate: OnDuplicate) -> list[StoreOutcome]:
+        with driver_errors():
+            return self._writer.store(records, on_duplicate)
+
+    def get(self, *, scope: Scope) -> StoredInstance:
+        with driver_errors():
+            return self._reader.get(scope)
+
+    def instances(self, *, scope: Scope) -> Iterator[StoredInstance]:
+        with driver_errors():
+            return self._reader.instances(scope)
+
+    def metadata(self, *, scope: Scope) -> Iterator[Metadata]:
+        with driver_errors():
+            return self._reader.metadata(scope)
+
+    def metadata_of(self, *, instance_uids: Sequence[str]) -> Mapping[str, Metadata]:
+        with driver_errors():
+            return self._reader.metadata_of(instance_uids)
+
+    def version(self, *, scope: Scope) -> str:
+        with driver_errors():
+            return self._reader.version(scope)
+
+    def remove(self, *, scope: Scope) -> Removed:
+        with driver_errors():
+            return self._remover.remove(scope)
+
+    def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
+        with driver_errors():
+            return self._reader.replaced(instance_uid)
+
+    def restore(self, *, instance_uid: str, version: str) -> None:
+        with driver_errors():
+            self._writer.restore(instance_uid, version)
+
+    # Search
+
+    def search(self, *, query: Query) -> Page:
+        with driver_errors():
+            return self._reader.search(query)
+
+    def count(self, *, query: Query) -> int:
+        with driver_errors():
+            return self._reader.count(query)
+
+    # Release queue
+
+    def released(self, *, limit: int) -> Sequence[str]:
+        with driver_errors():
+            found = self._connection.safe("released").find({}, {"_id": 1}).sort("order", 1).limit(limit)
+            return [doc["_id"] for doc in found] if limit else []
+
+    def confirm_released(self, *, keys: Iterable[str]) -> None:
+        with driver_errors():
+            self._connection.safe("released").delete_many({"_id": {"$in": list(keys)}})
+
+    def known_blobs(self, *, keys: Sequence[str]) -> frozenset[str]:
+        with driver_errors():
+            return self._reader.known_blobs(keys)
+
+    # Change feed
+
+    def changes(self, *, after: str | None, limit: int) -> Sequence[Change]:
+        with driver_errors():
+            return self._feed.read(after, limit)
+
+    # Documents
+
+    def put_document(
+        self,
+        *,
+        kind: str,
+        document_id: str,
+        body: Any,
+        keys: Mapping[str, tuple[str, ...]],
+        expected_version: int | None = None,
+    ) -> Document:
+        with driver_errors():
+            return self._documents.put(
+                kind=kind, document_id=document_id, body=body, keys=keys, expected_version=expected_version
+            )
+
+    def get_document(self, *, kind: str, document_id: str, version: int | None = None) -> Document:
+        with driver_errors():
+            return self._documents.get(kind=kind, document_id=document_id, version=version)
+
+    def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
+        with driver_errors():
+            return self._documents.history(kind=kind, document_id=document_id)
+
+    def find_documents(
+        self,
+        *,
+        kind: str,
+        terms: Sequence[DocumentTerm] = (),
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> DocumentPage:
+        with driver_errors():
+            return self._documents.find(kind=kind, terms=terms, limit=limit, cursor=cursor)
+
+    def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:
+        with driver_errors():
+            return self._documents.put(
+                kind=kind,
+                document_id=document_id,
+                body=None,
+                keys={},
+                expected_version=expected_version,
+                deleted=True,
+            )
+
+    # Moving an archive
+
+    def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        with driver_errors():
+            return self._mover.dump(after)
+
+    def load(self, *, entries: Sequence[ArchiveEntry], note: str) -> None:
+        with driver_errors():
+            self._mover.load(entries, note)
+
+    def loaded(self) -> str | None:
+        with driver_errors():
+            return self._mover.loaded()

@@ -1,0 +1,111 @@
+"""`dicomweb-server copy`: a whole archive into another one, whatever keeps either."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from dicomweb_server.plugins import blob_store_class, storage_class
+from dicomweb_server.services.copy import Archive, Copy, Progress, Tally
+from dicomweb_server.settings import IN_DATABASE, SEPARATOR, VARIABLE_PREFIX, Settings, load
+
+MEGABYTE = 1_000_000
+TELL_EVERY_SECONDS = 0.2
+TELL_LOG_EVERY_SECONDS = 5.0
+
+EXAMPLE = "copy --from config/default.toml --to config/mongodb.toml"
+NOTES = """\
+Both files are settings files as serve takes them; the archive of --to must be empty, or hold an interrupted copy of the
+same source, which is then continued. Stop the servers of both, or let nobody store or delete: a source that changes
+meanwhile is told, and the copy is not complete. The source is only read. Files are compared with their SHA-256 while
+they are copied; in the end counts and checksums of all entries are. Of the environment the variables of the backends
+in use count (DICOMWEB__STORAGE__MONGODB__URL).
+
+Exit status: 0 the copy is complete and equal, 1 it is not (what is done stays, run it again), 2 wrong usage,
+130 interrupted."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe what the command takes."""
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.description = f"{command.description}\n\n{NOTES}"
+    command.add_argument("--from", dest="source", type=Path, required=True, metavar="A.toml", help="what to copy")
+    command.add_argument("--to", dest="target", type=Path, required=True, metavar="B.toml", help="where to copy it")
+    command.add_argument("--read-back", action="store_true", help="read every file from the target again in the end")
+
+
+def run(_settings: Settings, options: argparse.Namespace) -> int:
+    """Copy; gives the exit status. Raises DicomwebError."""
+    source, target = settings_of(options.source, os.environ), settings_of(options.target, os.environ)
+    with _opened(source) as one, _opened(target) as other:
+        progress = _Progress()
+        tally, copied = Copy(one, other, told=progress.tell, read_back=options.read_back).run()
+        progress.end()
+    print(f"{'Copied' if copied else 'Copied before:'} {_summary(tally)}")
+    print("Counts and checksums are equal." if copied else "Nothing was left to do.")
+    return 0
+
+
+def settings_of(path: Path, environ: Mapping[str, str]) -> Settings:
+    """The settings of a file, and of the environment only what belongs to the backends that the file names."""
+    listens_nowhere = {"server.host": "127.0.0.1"}
+    named = load(path, listens_nowhere, environ={})
+    tables = [
+        ("storage", named.storage.backend),
+        ("blobs", IN_DATABASE if named.blobs_in_database else named.blob_store),
+    ]
+    prefixes = tuple(f"{VARIABLE_PREFIX}{SEPARATOR.join(table)}{SEPARATOR}".upper() for table in tables)
+    return load(
+        path, listens_nowhere, {name: value for name, value in environ.items() if name.upper().startswith(prefixes)}
+    )
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Archive]:
+    storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
+    blobs = blob_store_class(settings.blob_store).from_settings(settings=settings.blobs_section)
+    try:
+        blobs.open()
+        storage.open()
+        yield Archive(storage, blobs)
+    finally:
+        storage.close()
+        blobs.close()
+
+
+def _summary(tally: Tally) -> str:
+    counts = [f"{count} {name}" for name, count in tally.counts.items()]
+    return f"{', '.join(counts[:-1])} and {counts[-1]}, files of {tally.size_bytes / MEGABYTE:.1f} MB."
+
+
+class _Progress:
+    """On standard error: one line that changes on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._told = 0.0
+        self._open = False
+
+    def tell(self, progress: Progress) -> None:
+        """Show it, if the last time is long enough ago."""
+        now = time.monotonic()
+        if now - self._told < (TELL_EVERY_SECONDS if self._terminal else TELL_LOG_EVERY_SECONDS):
+            return
+        self._told = now
+        word = "Verified" if progress.verifying else "Copied"
+        percent = 100 * progress.instances // progress.total if progress.total else 100
+        text = f"{word:<9} {progress.instances} of {progress.total} instances ({percent} %)"
+        text += f", {progress.size_bytes / MEGABYTE:.1f} MB"
+        if self._terminal:
+            self._open = True
+            print(f"\r{text} ", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._open:
+            print(file=sys.stderr)

@@ -1,0 +1,570 @@
+"""The CouchDB storage and blob store pass the contract suites on a server over its wire protocol."""
+
+import multiprocessing
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from backends.couchdb import CouchBlobStore, CouchStorage
+from backends.couchdb.blobs import CHUNK_BYTES
+from backends.couchdb.blobs import _get as get_chunk
+from backends.couchdb.database import Server
+from backends.couchdb.derive import Deriver
+from backends.couchdb.removal import Removal
+from backends.couchdb.session import Address, Session
+from backends.couchdb.settings import CouchSettings
+from backends.couchdb.sources import NEWEST
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.errors import (
+    ConfigError,
+    NotFound,
+    StorageCorrupt,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
+from dicomweb_server.storage.base import BlobStore, Storage
+from dicomweb_server.storage.query import Query
+from dicomweb_server.storage.records import OnDuplicate, Scope, Stored
+from dicomweb_server.testing.blob_suite import BlobSuite, staged
+from dicomweb_server.testing.datasets import deflated, new_uid, record
+from dicomweb_server.testing.moving_suite import MovingSuite
+from dicomweb_server.testing.search_cases import STUDY, terms
+from dicomweb_server.testing.storage_suite import StorageSuite, put, series_hits, study_hit
+from tests.services import couchdb
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    try:
+        with couchdb.running(tmp_path_factory.mktemp("couchdb")) as running:
+            yield running
+    except couchdb.Unavailable as exc:
+        if "couchdb" in os.environ.get("REQUIRE_BACKENDS", "").split(","):
+            raise
+        pytest.skip(str(exc))
+
+
+@pytest.fixture
+def name(url: str) -> Iterator[str]:
+    with couchdb.database(url) as database:
+        yield database
+
+
+def opened(url: str, name: str, **settings: object) -> CouchStorage:
+    storage = CouchStorage.from_settings(settings={"url": url, "database": name, "wait_seconds": 5, **settings})
+    storage.open()
+    return storage
+
+
+class TestCouchDB(StorageSuite):
+    @pytest.fixture
+    def storage(self, url: str, name: str) -> Iterator[Storage]:
+        self.place = (url, name)
+        storage = opened(url, name)
+        yield storage
+        storage.close()
+
+    def reopen(self, storage: Storage) -> Storage:
+        storage.close()
+        return opened(*self.place)
+
+
+class TestMoving(MovingSuite):
+    @pytest.fixture
+    def source(self, url: str) -> Iterator[Storage]:
+        yield from self.storages(url)
+
+    @pytest.fixture
+    def target(self, url: str) -> Iterator[Storage]:
+        yield from self.storages(url)
+
+    def storages(self, url: str) -> Iterator[Storage]:
+        with couchdb.database(url) as name:
+            storage = opened(url, name)
+            yield storage
+            storage.close()
+
+
+def opened_blobs(url: str, name: str) -> CouchBlobStore:
+    blobs = CouchBlobStore.from_settings(settings={"url": url, "database": name, "wait_seconds": 5})
+    blobs.open()
+    return blobs
+
+
+class TestCouchDBBlobs(BlobSuite):
+    @pytest.fixture
+    def blobs(self, url: str, name: str) -> Iterator[BlobStore]:
+        self.place = (url, name)
+        blobs = opened_blobs(url, name)
+        yield blobs
+        blobs.close()
+
+    def reopen(self, blobs: BlobStore) -> BlobStore:
+        blobs.close()
+        return opened_blobs(*self.place)
+
+
+# Cost
+
+
+class TestCost:
+    """What a request costs, in round trips and in rows of views."""
+
+    STUDIES = 150
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def storage(cls, url: str) -> Iterator[CouchStorage]:
+        with couchdb.database(url) as database:
+            storage = opened(url, database)
+            for start in range(0, cls.STUDIES, 50):
+                records = [
+                    record(
+                        f"{STUDY}.{n}",
+                        PatientID=f"P{n:04}",
+                        PatientName=f"Name{n:04}^Given",
+                        StudyDate=f"20{20 + n % 5}0{1 + n % 9}{10 + n % 18}",
+                        StudyTime=f"{n % 24:02}0000",
+                        AccessionNumber=f"A{n // 2:04}",
+                        Modality="MR" if n % 2 else "CT",
+                    )
+                    for n in range(start, start + 50)
+                ]
+                storage.store(records=records, on_duplicate=OnDuplicate.REJECT)
+            yield storage
+            storage.close()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "PatientID=P0007",
+            "AccessionNumber=A0007",
+            "ModalitiesInStudy=CT",
+            "PatientID=P0001\\P0002\\P0003",
+            f"StudyInstanceUID={STUDY}.1,{STUDY}.2,{STUDY}.3,{STUDY}.4",
+            "PatientID=P000*",
+            "PatientName=name001*",
+            "StudyDate=20210101-20220601",
+            "StudyDate=-20211231",
+            "StudyDate=20230413",
+            "PatientID=",
+        ],
+    )
+    def test_at_most_three_rows_are_read_for_a_hit(self, storage: CouchStorage, text: str) -> None:
+        options = {"multiple": True} if "\\" in text else {}
+        rows = storage.rows
+        page = storage.search(query=Query(level=Level.STUDY, terms=terms(text, **options), order=NEWEST, limit=101))
+        assert page.hits
+        # The totals of a study are two rows and one for each series; they belong to the hit, not to finding it.
+        found = storage.rows - rows - sum(1 + hit.number_of_series for hit in page.hits)
+        assert found <= 3 * (len(page.hits) + 1)
+
+    @pytest.mark.parametrize(
+        ("text", "fuzzy"),
+        [("PatientID=P0007", False), ("PatientName=*ame0010^*", False), ("PatientName=name0011", True)],
+    )
+    def test_a_study_search_takes_at_most_three_round_trips(
+        self, storage: CouchStorage, text: str, fuzzy: bool
+    ) -> None:
+        if fuzzy and not couchdb.is_couchdb():
+            pytest.skip("PouchDB answers no `queries`: a fuzzy name takes one more round trip there")
+        requests = storage.requests
+        page = storage.search(query=Query(level=Level.STUDY, terms=terms(text, fuzzy=fuzzy), order=NEWEST))
+        assert len(page.hits) == 1
+        assert storage.requests - requests <= 3
+
+    def test_the_list_of_studies_takes_two_round_trips(self, storage: CouchStorage) -> None:
+        if not couchdb.is_couchdb():
+            pytest.skip("PouchDB answers no `queries`: the totals take one round trip for each study there")
+        requests = storage.requests
+        assert len(storage.search(query=Query(level=Level.STUDY, order=NEWEST, limit=101)).hits) == 101
+        assert storage.requests - requests == 2
+
+    def test_a_list_that_another_term_thins_out_is_right(self, storage: CouchStorage) -> None:
+        thin = terms("StudyDate=20210101-") + terms("ModalitiesInStudy=CT") + terms("AccessionNumber=*3*")
+        query = Query(level=Level.STUDY, terms=thin, order=NEWEST, limit=10, offset=5)
+        whole = storage.search(query=Query(level=Level.STUDY, terms=thin, order=NEWEST)).hits
+        page = storage.search(query=query)
+        assert [hit.study_uid for hit in page.hits] == [hit.study_uid for hit in whole[5:15]]
+        assert page.more is (len(whole) > 15)
+        assert storage.count(query=query) == len(whole)
+
+    def test_a_frame_takes_two_round_trips(self, storage: CouchStorage, url: str, name: str) -> None:
+        blobs = opened_blobs(url, name)
+        (key,) = blobs.keep(staged=[staged(blobs, bytes(CHUNK_BYTES) + b"frame")])
+        one = record()
+        storage.store(records=[replace(one, blob=replace(one.blob, key=key))], on_duplicate=OnDuplicate.REJECT)
+        requests = storage.requests + blobs.requests
+        found = storage.get(scope=one.scope)
+        assert blobs.read(key=found.blob.key, start=CHUNK_BYTES, length=5) == b"frame"
+        assert storage.requests + blobs.requests - requests == 2
+        blobs.close()
+        storage.remove(scope=one.scope)
+
+    def test_storing_more_of_a_series_writes_nothing_else(self, storage: CouchStorage) -> None:
+        first = record()
+        storage.store(records=[first], on_duplicate=OnDuplicate.REJECT)
+        requests = storage.requests
+        more = [record(first.study_uid, first.series_uid) for _ in range(20)]
+        storage.store(records=more, on_duplicate=OnDuplicate.REJECT)
+        # The instances; what stands above with the view that tells whether it is right; the same of the patient.
+        assert storage.requests - requests == 5
+        storage.remove(scope=Scope(study_uid=first.study_uid))
+
+
+# Faults
+
+
+class TestFaults:
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[couchdb.PouchDBServer]:
+        if couchdb.is_couchdb():
+            pytest.skip("a server that is not ours is not killed")
+        server = couchdb.PouchDBServer(tmp_path, in_memory=False)
+        try:
+            server.start()
+        except couchdb.Unavailable as exc:
+            pytest.skip(str(exc))
+        yield server
+        server.stop()
+
+    def test_nothing_acknowledged_is_lost_when_the_server_is_killed(self, server: couchdb.PouchDBServer) -> None:
+        storage = opened(server.url, "archive", timeout_seconds=5)
+        study, acknowledged = new_uid(), Counter[str]()
+        stop, failures = threading.Event(), list[StorageError]()
+
+        def work(series: str) -> None:
+            while not stop.is_set():
+                try:
+                    put(storage, record(study, series), record(study, series))
+                except StorageUnavailable as exc:
+                    failures.append(exc)
+                else:
+                    acknowledged[series] += 2
+
+        writers = [threading.Thread(target=work, args=(new_uid(),)) for _ in range(3)]
+        for writer in writers:
+            writer.start()
+        try:
+            until(lambda: sum(acknowledged.values()) >= 20)
+            server.kill()
+            until(lambda: len(failures) >= 3)
+            assert not storage.check().ready
+            server.start()
+            before = sum(acknowledged.values())
+            until(lambda: sum(acknowledged.values()) >= before + 20)
+        finally:
+            stop.set()
+            for writer in writers:
+                writer.join()
+        assert storage.check().ready
+        put(storage, record(study))  # whatever of it was left half-way
+        hit, series = study_hit(storage, study), series_hits(storage, study)
+        for uid, number in acknowledged.items():
+            assert series[uid].number_of_instances >= number
+        listed = list(storage.instances(scope=Scope(study_uid=study)))
+        assert hit.number_of_instances == len(listed) == sum(each.number_of_instances for each in series.values())
+        storage.close()
+
+    def test_a_server_that_is_not_there(self, tmp_path: Path) -> None:
+        server = couchdb.PouchDBServer(tmp_path, in_memory=True)
+        url = f"http://admin:geheim@127.0.0.1:{server.port}"
+        storage = CouchStorage.from_settings(settings={"url": url, "wait_seconds": 0})
+        with pytest.raises(StorageUnavailable) as error:
+            storage.open()
+        assert "geheim" not in f"{error.value} {error.value.__cause__}"
+
+    def test_the_start_waits_for_the_server(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        if couchdb.is_couchdb():
+            pytest.skip("a server that is not ours is not started")
+        server = couchdb.PouchDBServer(tmp_path, in_memory=True)
+        storage = CouchStorage.from_settings(settings={"url": server.url, "wait_seconds": 60})
+        opening = threading.Thread(target=storage.open)
+        opening.start()
+        until(lambda: "waiting for CouchDB" in caplog.text)
+        try:
+            server.start()
+            opening.join(timeout=60)
+            assert storage.check().ready
+            storage.close()
+        except couchdb.Unavailable as exc:
+            pytest.skip(str(exc))
+        finally:
+            server.stop()
+
+    def test_a_wrong_password(self, url: str) -> None:
+        if not couchdb.is_couchdb():
+            pytest.skip("the login of PouchDB Server does not work; name a CouchDB in COUCHDB_URL")
+        wrong = f"http://admin:geheim@{url.rpartition('@')[2].removeprefix('http://')}"
+        with pytest.raises(ConfigError) as error:
+            CouchStorage.from_settings(settings={"url": wrong, "wait_seconds": 0}).open()
+        assert "geheim" not in str(error.value)
+
+    def test_a_process_that_died_after_its_instance(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        storage = opened(url, name)
+        one = record()
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Deriver, "settle", die)
+            with pytest.raises(KeyboardInterrupt):
+                put(storage, one)
+        assert storage.count(query=Query(level=Level.STUDY)) == 0
+        other = opened(url, name)
+        assert study_hit(other, one.study_uid).number_of_instances == 1
+        assert put(other, one) == [Stored.SAME]
+        other.close()
+
+    def test_a_process_that_died_while_removing(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        storage = opened(url, name)
+        study, series = new_uid(), new_uid()
+        records = [record(study, series) for _ in range(5)]
+        put(storage, *records, record())
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Removal, "_carry_out", die)
+            with pytest.raises(KeyboardInterrupt):
+                storage.remove(scope=Scope(study_uid=study))
+        with pytest.raises(NotFound):
+            storage.instances(scope=Scope(study_uid=study))
+        later = record(study, series)
+        put(storage, later)
+        monkeypatch.setattr("backends.couchdb.removal.RESUMED_AFTER_SECONDS", -1)
+        other = opened(url, name)
+        assert [each.instance_uid for each in other.instances(scope=Scope(study_uid=study))] == [later.instance_uid]
+        assert study_hit(other, study).number_of_instances == 1
+        assert set(other.released(limit=99)) == {each.blob.key for each in records}
+        other.close()
+
+    def test_two_winners_of_a_split_cluster(self, url: str, name: str) -> None:
+        storage = opened(url, name)
+        one = record(StudyID="1")
+        put(storage, one)
+        records = storage._opened.records
+        current = records.get(f"instance:{one.instance_uid}")
+        assert current is not None
+        rival = {**current, "_rev": f"1-{'0' * 32}", "attempt": "0" * 32, "blob": {**current["blob"], "key": "rival"}}
+        records.resource.post("_bulk_docs", body={"docs": [rival], "new_edits": False})
+        storage.close()
+        again = opened(url, name)
+        (version,) = again.replaced(instance_uid=one.instance_uid)
+        keys = {version.instance.blob.key, again.get(scope=one.scope).blob.key}
+        assert keys == {"rival", one.blob.key}
+        assert study_hit(again, one.study_uid).number_of_instances == 1
+        again.restore(instance_uid=one.instance_uid, version=version.version)
+        assert again.get(scope=one.scope).blob.key == version.instance.blob.key
+        again.close()
+
+    def test_writers_in_several_processes(self, url: str, name: str) -> None:
+        study = new_uid()
+        storage = opened(url, name)
+        with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(store_some, [(url, name, study, number) for number in range(3)]))
+        hit = study_hit(storage, study)
+        assert (hit.number_of_instances, hit.number_of_series) == (30, 3)
+        assert hit.modalities == ("M0", "M1", "M2")
+        storage.close()
+
+
+def store_some(place: tuple[str, str, str, int]) -> None:
+    url, name, study, number = place
+    storage = opened(url, name)
+    for _ in range(5):
+        series = f"{study}.{number}"
+        uids = [f"{series}.{random.getrandbits(60)}" for _ in range(2)]
+        put(storage, *[record(study, series, instance_uid=uid, Modality=f"M{number}") for uid in uids])
+    storage.close()
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come about in time")
+        time.sleep(0.01)
+
+
+# The session
+
+
+class Wire:
+    """A server of raw bytes for one address: what a real one does only when it is broken or old."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self.bodies: list[bytes] = []
+        self._answers = answers
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            connection, _ = self._socket.accept()
+            with connection, connection.makefile("rb") as incoming:
+                length = 0
+                while line := incoming.readline().strip():
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                self.bodies.append(incoming.read(length if answer is not None else length // 2))
+                if answer is None:  # a reset, in the middle of the body
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                else:
+                    connection.sendall(answer)
+
+    def close(self) -> None:
+        self._thread.join(timeout=10)
+        self._socket.close()
+
+
+def answer(status: str, body: bytes, *headers: bytes) -> bytes:
+    lines = [b"HTTP/1.1 " + status.encode(), b"Content-Length: %d" % len(body), b"Connection: close", *headers]
+    return b"\r\n".join([*lines, b"Content-Type: application/json", b"", body])
+
+
+def session_to(wire: Wire) -> Session:
+    return Session(Address.parse(wire.url), timeout_seconds=10)
+
+
+class TestSession:
+    def test_a_reset_upload_is_sent_again_whole(self) -> None:
+        wire = Wire(None, answer("201 Created", b"{}"))
+        data = random.Random(1).randbytes(3_000_000)
+        session_to(wire).request("PUT", wire.url, body=data)
+        wire.close()
+        assert [len(body) for body in wire.bodies][1] == len(data)
+        assert wire.bodies[1] == data
+
+    def test_a_missed_quorum_is_no_acknowledgement(self) -> None:
+        wire = Wire(answer("202 Accepted", b"{}"))
+        with pytest.raises(StorageUnavailable):
+            session_to(wire).request("POST", f"{wire.url}/d/_bulk_docs", body={"docs": []})
+        wire.close()
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (b'{"couchdb":"Welcome","version":"3.2.2"}', "version 3.2; 3.3 or newer"),
+            (b'{"couchdb":"Welcome","version":"1.7.1"}', "version 1.7; 3.3 or newer"),
+            (b'{"cluster_name":"elastic"}', "no CouchDB"),
+            (b"[]", "no CouchDB"),
+        ],
+    )
+    def test_what_is_no_usable_server_is_refused(self, body: bytes, words: str) -> None:
+        wire = Wire(answer("200 OK", body))
+        with pytest.raises(ConfigError, match=words):
+            CouchStorage.from_settings(settings={"url": wire.url, "wait_seconds": 30}).open()
+        wire.close()
+
+    @pytest.mark.parametrize(
+        ("status", "body", "error"),
+        [
+            ("401 Unauthorized", b"{}", StorageError),
+            ("404 Not Found", b'{"error":"not_found","reason":"Database does not exist."}', StorageUnavailable),
+            ("413 Too Large", b"{}", StorageError),
+            ("500 Error", b'{"error":"enospc","reason":"no space"}', StorageFull),
+            ("507 Insufficient Storage", b"{}", StorageFull),
+            ("503 Unavailable", b"<html>", StorageUnavailable),
+            ("200 OK", b"{broken", StorageUnavailable),
+        ],
+    )
+    def test_errors_become_ours(self, status: str, body: bytes, error: type[Exception]) -> None:
+        wire = Wire(answer(status, body))
+        settings = CouchSettings.parse({"url": wire.url, "wait_seconds": 0})
+        with pytest.raises(StorageError) as raised:
+            Server(settings).database().get("x")
+        wire.close()
+        assert type(raised.value) is error
+
+    def test_a_range_is_checked(self) -> None:
+        right = answer("206 Partial Content", b"23", b"Content-Range: bytes 2-3/10")
+        wrong = answer("206 Partial Content", b"45", b"Content-Range: bytes 4-5/10")
+        wire = Wire(right, answer("200 OK", b"0123456789"), wrong, answer("206 Partial Content", b"2"))
+        blobs = Server(CouchSettings.parse({"url": wire.url})).database("-blobs")
+        key = f"{0:011x}-{0:032x}-10-{CHUNK_BYTES}"
+        assert get_chunk(blobs, key, 0, 2, 2) == b"23"
+        assert get_chunk(blobs, key, 0, 2, 2) == b"23"
+        for _ in range(2):
+            with pytest.raises(StorageCorrupt):
+                get_chunk(blobs, key, 0, 2, 2)
+        wire.close()
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"url": "mongodb://x"},
+            {"url": "http://"},
+            {"url": 5},
+            {"url": "http://u:geheim@h:port"},
+            {"url": "http://u:geheim@h/?x=1"},
+            {"database": "Upper"},
+            {"database": "_users"},
+            {"timeout_seconds": 0},
+            {"wait_seconds": "5"},
+            {"databse": "x"},
+        ],
+    )
+    @pytest.mark.parametrize("plugin", [CouchStorage, CouchBlobStore])
+    def test_unusable_settings_are_refused(
+        self, plugin: type[CouchStorage | CouchBlobStore], settings: dict[str, object]
+    ) -> None:
+        with pytest.raises(ConfigError) as error:
+            plugin.from_settings(settings=settings)
+        assert "geheim" not in str(error.value)
+
+    def test_a_password_may_hold_anything(self) -> None:
+        address = Address.parse("https://user:p%40s:s%2F@host:6984/couch/")
+        assert address.url == "https://host:6984/couch"
+        assert address.authorization == f"Basic {b64encode(b'user:p@s:s/').decode()}"
+        assert "p@s" not in repr(address)
+
+
+class TestLarge:
+    def test_metadata_of_any_size(self, url: str, name: str) -> None:
+        storage = opened(url, name)
+        large = replace(
+            record(),
+            metadata=deflated(orjson.dumps({"00104000": {"vr": "LT"}}) + random.Random(1).randbytes(1_500_000)),
+        )
+        put(storage, large)
+        (metadata,) = storage.metadata(scope=large.scope)
+        assert metadata.deflated == large.metadata
+        assert put(storage, large) == [Stored.SAME]
+        storage.remove(scope=large.scope)
+        left = storage._opened.records.with_prefix("part:")
+        assert left == []
+        storage.close()
+
+    def test_a_blob_of_several_chunks(self, url: str, name: str) -> None:
+        blobs = opened_blobs(url, name)
+        data = random.Random(2).randbytes(2 * CHUNK_BYTES + 5)
+        (key,) = blobs.keep(staged=[staged(blobs, data)])
+        assert b"".join(blobs.stream(key=key)) == data
+        assert (
+            blobs.read(key=key, start=CHUNK_BYTES - 3, length=CHUNK_BYTES + 6)
+            == data[CHUNK_BYTES - 3 : 2 * CHUNK_BYTES + 3]
+        )
+        assert list(blobs.keys(older_than_seconds=0)) == [key]
+        blobs.delete(keys=[key])
+        database = blobs._opened()
+        assert [row for row in database.view("_all_docs") if not row["id"].startswith("_design")] == []
+        blobs.close()

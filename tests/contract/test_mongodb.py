@@ -1,0 +1,405 @@
+"""The MongoDB storage and GridFS pass the contract suites on a real mongod; what only they have is tested here."""
+
+import os
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pytest
+
+pytest.importorskip("pymongo", reason="pip install 'dicomweb-server[mongodb]'")
+
+import bson
+from pymongo import MongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from backends.mongodb import GridFSBlobStore, MongoStorage
+from backends.mongodb.derived import _document as derived_document
+from backends.mongodb.query import Statement
+from dicomweb_server.dicom.attributes import vr_of
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.errors import ConfigError, StorageUnavailable
+from dicomweb_server.storage.base import BlobStore, Storage
+from dicomweb_server.storage.query import Order, Query
+from dicomweb_server.testing.blob_suite import BlobSuite, staged
+from dicomweb_server.testing.datasets import header, record
+from dicomweb_server.testing.moving_suite import MovingSuite
+from dicomweb_server.testing.search_cases import terms
+from dicomweb_server.testing.storage_suite import StorageSuite, put
+from tests.services import mongodb
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    try:
+        with mongodb.shared_url(tmp_path_factory.mktemp("mongodb")) as running:
+            yield running
+    except mongodb.Unavailable as exc:
+        if "mongodb" in os.environ.get("REQUIRE_BACKENDS", "").split(","):
+            pytest.fail(str(exc))
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="module")
+def database(url: str) -> Iterator[str]:
+    with mongodb.database(url) as name:
+        yield name
+
+
+@pytest.fixture
+def name(url: str, database: str) -> str:
+    """The database, empty; its indexes stay, which saves most of the time."""
+    mongodb.empty(url, database)
+    return database
+
+
+@pytest.fixture(scope="module")
+def other_database(url: str) -> Iterator[str]:
+    with mongodb.database(url) as name:
+        yield name
+
+
+@pytest.fixture
+def other_name(url: str, other_database: str) -> str:
+    """A second database, empty."""
+    mongodb.empty(url, other_database)
+    return other_database
+
+
+def opened(url: str, name: str, **settings: object) -> MongoStorage:
+    storage = MongoStorage.from_settings(settings={"url": url, "database": name, **settings})
+    storage.open()
+    return storage
+
+
+class TestMongoDB(StorageSuite):
+    @pytest.fixture
+    def storage(self, url: str, name: str) -> Iterator[Storage]:
+        self.url, self.name = url, name
+        storage = opened(url, name)
+        yield storage
+        storage.close()
+
+    def reopen(self, storage: Storage) -> Storage:
+        storage.close()
+        return opened(self.url, self.name)
+
+
+class TestMoving(MovingSuite):
+    @pytest.fixture
+    def source(self, url: str, name: str) -> Iterator[Storage]:
+        storage = opened(url, name)
+        yield storage
+        storage.close()
+
+    @pytest.fixture
+    def target(self, url: str, other_name: str) -> Iterator[Storage]:
+        storage = opened(url, other_name)
+        yield storage
+        storage.close()
+
+
+class TestGridFS(BlobSuite):
+    @pytest.fixture
+    def blobs(self, url: str, name: str) -> Iterator[BlobStore]:
+        self.settings = {"url": url, "database": name}
+        blobs = GridFSBlobStore.from_settings(settings=self.settings)
+        blobs.open()
+        yield blobs
+        blobs.close()
+
+    def reopen(self, blobs: BlobStore) -> BlobStore:
+        blobs.close()
+        again = GridFSBlobStore.from_settings(settings=self.settings)
+        again.open()
+        return again
+
+
+# Settings and the start
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"url": ""},
+        {"url": 5},
+        {"url": "http://127.0.0.1"},
+        {"url": "mongodb://user:se@cret@host/"},
+        {"url": "mongodb://host", "database": "a/b"},
+        {"url": "mongodb://host", "wait_seconds": "5"},
+        {"url": "mongodb://host", "wait_seconds": -1},
+        {"url": "mongodb://host", "databse": "x"},
+    ],
+)
+@pytest.mark.parametrize("kind", [MongoStorage, GridFSBlobStore])
+def test_unusable_settings_are_refused(
+    kind: type[MongoStorage] | type[GridFSBlobStore], settings: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        kind.from_settings(settings=settings)
+    assert "cret" not in str(caught.value)
+
+
+RIGHT = "right"
+
+
+class TestStart:
+    def test_a_wrong_password_is_told_and_not_shown(self, tmp_path: Path) -> None:
+        with mongodb.running(tmp_path, "--auth") as server:
+            with MongoClient[dict[str, Any]](server.url) as client:
+                client.admin.command("createUser", "root", pwd=RIGHT, roles=["root"])
+            address = f"127.0.0.1:{server.port}"
+            for user in ("root:wrong@", "nobody:right@", ""):
+                with pytest.raises(ConfigError, match="refuses") as caught:
+                    opened(f"mongodb://{user}{address}", "archive", wait_seconds=0)
+                assert "wrong" not in str(caught.value)
+                assert "right" not in str(caught.value)
+            storage = opened(f"mongodb://root:right@{address}", "archive")
+            put(storage, record())
+            storage.close()
+
+    def test_a_server_that_is_too_old_is_told_in_one_sentence(self) -> None:
+        with OldServer() as server, pytest.raises(ConfigError, match="too old"):
+            opened(server.url, "archive", wait_seconds=5)
+
+    def test_it_waits_for_a_server_that_comes_up_later(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        server = mongodb.Mongod(tmp_path)
+        later = threading.Timer(1.5, lambda: server.start(wait=False))
+        later.start()
+        try:
+            secret = server.url.replace("//", "//user:secret@")
+            with pytest.raises(ConfigError):  # it came up, and knows no such user
+                opened(secret, "archive", server_selection_timeout_seconds=0.5)
+            storage = opened(server.url, "archive")
+            assert storage.check().ready
+            storage.close()
+        finally:
+            later.join()
+            server.stop()
+        assert f"Waiting for MongoDB at 127.0.0.1:{server.port}" in caplog.text
+        assert "secret" not in caplog.text
+
+    def test_a_server_that_never_comes_is_unavailable(self) -> None:
+        with pytest.raises(StorageUnavailable):
+            opened("mongodb://127.0.0.1:1", "archive", wait_seconds=0, server_selection_timeout_seconds=0.2)
+
+    def test_a_newer_schema_is_refused(self, url: str, name: str) -> None:
+        opened(url, name).close()
+        with MongoClient[dict[str, Any]](url) as client:
+            client[name].archive.update_one({}, {"$set": {"version": 99}})
+        with pytest.raises(ConfigError, match="newer"):
+            opened(url, name)
+
+    def test_many_open_at_once(self, url: str) -> None:
+        with mongodb.database(url) as fresh, ThreadPoolExecutor(6) as pool:
+            storages = list(pool.map(lambda _: opened(url, fresh), range(6)))
+            for storage in storages:
+                storage.close()
+
+
+class OldServer(socketserver.ThreadingTCPServer):
+    """Speaks just enough of the wire protocol to say that it is MongoDB 4.2."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _OldConnection)
+        self.url = f"mongodb://127.0.0.1:{self.server_address[1]}/?directConnection=true"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _OldConnection(socketserver.BaseRequestHandler):
+    _HELLO: ClassVar[dict[str, Any]] = {"ok": 1, "ismaster": True, "maxWireVersion": 8, "minWireVersion": 0}
+    _LIMITS: ClassVar[dict[str, Any]] = {"maxBsonObjectSize": 1 << 24, "maxMessageSizeBytes": 48_000_000}
+    _BUILD: ClassVar[dict[str, Any]] = {"ok": 1, "version": "4.2.24", "versionArray": [4, 2, 24, 0]}
+    _LIST: ClassVar[dict[str, Any]] = {"ok": 1, "cursor": {"id": 0, "ns": "a.b", "firstBatch": []}}
+
+    def handle(self) -> None:
+        stream = self.request.makefile("rb")
+        while len(head := stream.read(16)) == 16:
+            length, request_id, _, code = struct.unpack("<iiii", head)
+            body = stream.read(length - 16)
+            # OP_MSG: flags, a kind; OP_QUERY: flags, a name, two numbers
+            command = bson.decode(body[5 if code == 2013 else body.index(b"\0", 4) + 9 :])
+            doc = self._answer(next(iter(command)).lower())
+            if code == 2013:
+                data, code = struct.pack("<iB", 0, 0) + bson.encode(doc), 2013
+            else:
+                data, code = struct.pack("<iqii", 8, 0, 0, 1) + bson.encode(doc), 1
+            self.request.sendall(struct.pack("<iiii", len(data) + 16, 1, request_id, code) + data)
+
+    def _answer(self, command: str) -> dict[str, Any]:
+        if command in ("hello", "ismaster"):
+            return {**self._HELLO, **self._LIMITS, "maxWriteBatchSize": 100_000}
+        return {"buildinfo": self._BUILD, "listcollections": self._LIST}.get(command, {"ok": 1})
+
+
+# Plans and round trips
+
+
+NEWEST = (Order("00080020", "DA", True), Order("00080030", "TM", True))
+STUDIES = 3000
+
+
+@pytest.fixture(scope="module")
+def many(url: str) -> Iterator[MongoStorage]:
+    """An archive of many studies, of which only the derived documents are written."""
+    with mongodb.database(url) as name:
+        storage = opened(url, name)
+        docs = []
+        for number in range(STUDIES):
+            day = f"2023{number % 12 + 1:02}{number % 28 + 1:02}"
+            attributes = header(
+                PatientID=f"ID{number:05}",
+                PatientName=f"{'abcdefghij'[number % 10]}{number:05}^{('Anna', 'Bert', 'Carla')[number % 3]}",
+                StudyDate=[day, "20200101"] if number % 500 == 499 else day,
+                StudyTime=f"{number % 24:02}0000",
+                AccessionNumber=f"ACC{number}",
+                StudyDescription=f"Study of part {number % 50}",
+            )
+            part = {
+                "attributes": attributes,
+                "places": dict.fromkeys(attributes, number),
+                "n_series": 1,
+                "n_instances": 1,
+                "modalities": [("CT", "MR")[number % 2]],
+                "sop_classes": [],
+                "transfer_syntaxes": [],
+            }
+            doc = derived_document(Level.STUDY, f"1.2.3.{number}", [part])
+            assert doc is not None
+            docs.append({**doc, "patient": f"id\\\\ID{number:05}"})
+        storage._connection.safe("studies").insert_many(docs)
+        yield storage
+        storage.close()
+
+
+def examined(storage: MongoStorage, query: Query) -> tuple[int, int, int]:
+    """How many documents a query returns, and how many keys and documents it looks at."""
+    statement = Statement(storage._connection, query)
+    command: dict[str, Any] = {"aggregate": "studies", "pipeline": statement.pipeline(), "cursor": {}}
+    if statement.hint:
+        command["hint"] = statement.hint
+    plan = storage._connection.database.command("explain", command, verbosity="executionStats")
+    stats = plan.get("executionStats") or plan["stages"][0]["$cursor"]["executionStats"]
+    return len(statement.run()), stats["totalKeysExamined"], stats["totalDocsExamined"]
+
+
+class TestPlans:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "PatientID=ID00500",
+            "PatientName=a00500^carla",
+            "PatientName=a005*",
+            "AccessionNumber=ACC77",
+            "AccessionNumber=ACC77*",
+            "StudyDate=20230303",
+            "StudyDate=20230301-20230310",
+            "StudyDate=20230301-",
+            "StudyInstanceUID=" + ",".join(f"1.2.3.{number}" for number in range(0, 100, 3)),
+            "PatientID=ID00500\\ID00700\\ID00900",
+            "StudyDescription=Study of part 7*",
+        ],
+    )
+    @pytest.mark.parametrize("order", [NEWEST, ()], ids=["newest", "any"])
+    def test_at_most_three_keys_for_each_hit(self, many: MongoStorage, text: str, order: tuple[Order, ...]) -> None:
+        wanted = terms(text, multiple=True) if text else ()
+        hits, keys, docs = examined(many, Query(level=Level.STUDY, terms=wanted, order=order, limit=1000))
+        assert hits
+        assert max(keys, docs) <= 3 * hits
+
+    def test_the_default_list_comes_from_its_index(self, many: MongoStorage) -> None:
+        hits, keys, docs = examined(many, Query(level=Level.STUDY, order=NEWEST, limit=101))
+        assert (hits, keys, docs) == (102, 102, 102)
+
+    def test_a_range_of_dates_stops_at_the_limit(self, many: MongoStorage) -> None:
+        wanted = terms("StudyDate=20230101-20231231")
+        hits, keys, docs = examined(many, Query(level=Level.STUDY, terms=wanted, order=NEWEST, limit=100))
+        assert hits == 101
+        assert max(keys, docs) <= 3 * hits
+
+    @pytest.mark.parametrize("tag", ["00100010", "00100020", "00080020", "00080050", "00081030"])
+    @pytest.mark.parametrize("descending", [False, True])
+    def test_usual_orders_come_from_an_index(self, many: MongoStorage, tag: str, descending: bool) -> None:
+        hits, keys, docs = examined(
+            many, Query(level=Level.STUDY, order=(Order(tag, vr_of(tag), descending),), limit=50)
+        )
+        assert (hits, keys, docs) == (51, 51, 51)
+
+    @pytest.mark.parametrize("text", ["PatientName=*500^*", "PatientID=*0077", "StudyDescription=*part 33"])
+    def test_contained_text_reads_only_the_documents_it_returns(self, many: MongoStorage, text: str) -> None:
+        hits, keys, docs = examined(many, Query(level=Level.STUDY, terms=terms(text), order=NEWEST, limit=1000))
+        assert hits
+        assert docs == hits
+        assert keys <= STUDIES + 1
+
+    def test_fuzzy_names_use_the_index_of_values(self, many: MongoStorage) -> None:
+        wanted = terms("PatientName=a00500 carla", fuzzy=True)
+        hits, keys, docs = examined(many, Query(level=Level.STUDY, terms=wanted, order=NEWEST, limit=1000))
+        assert hits
+        assert max(keys, docs) <= 3 * hits
+
+    def test_two_dates_are_found_by_both(self, many: MongoStorage) -> None:
+        query = Query(level=Level.STUDY, terms=terms("StudyDate=20200101"), order=NEWEST, limit=1000)
+        assert len(many.search(query=query).hits) == STUDIES // 500
+
+
+class Counter(CommandListener):
+    """Counts the commands that are waited for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name not in ("hello", "isMaster", "ping", "endSessions"):
+            self.names.append(event.command_name)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+def test_round_trips(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = Counter()
+    monkeypatch.setattr("backends.mongodb.connection.MongoClient", partial(MongoClient, event_listeners=[counter]))
+    storage = opened(url, name)
+    blobs = GridFSBlobStore.from_settings(settings={"url": url, "database": name})
+    blobs.open()
+    (key,) = blobs.keep(staged=[staged(blobs, os.urandom(2 << 20))])
+    one = record()
+    put(storage, replace(one, blob=replace(one.blob, key=key)))
+
+    def trips(*calls: Callable[[], object]) -> int:
+        counter.names.clear()
+        for call in calls:
+            call()
+        return len(counter.names)
+
+    storage._stopping.set()
+    storage._sweeper.join()  # type: ignore[union-attr]
+    frame = partial(blobs.read, key=key, start=300_000, length=524_288)
+    assert trips(lambda: storage.get(scope=one.scope), frame) == 2
+    assert trips(lambda: storage.search(query=Query(level=Level.STUDY, order=NEWEST, limit=1000))) <= 3
+    for level in Level:
+        query = Query(level=level, terms=terms("PatientID=P1") + terms("PatientName=*o*"), limit=1000)
+        assert trips(partial(storage.search, query=query)) <= 3
+    above = Query(level=Level.SERIES, terms=terms("ModalitiesInStudy=CT"))
+    assert trips(lambda: storage.search(query=above)) <= 3
+    storage.close()
+    blobs.close()

@@ -1,0 +1,150 @@
+"""A CouchDB for tests: the server that COUCHDB_URL names, else PouchDB Server from npm in a cached folder.
+
+PouchDB speaks the same protocol but is no CouchDB: it ignores Range, answers no `queries`, hides slow plans, and its
+login does not work. What is tested on it is tested again on a real CouchDB wherever COUCHDB_URL names one.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = "pouchdb-server@4.2.0"
+CACHE = Path(os.environ.get("DICOMWEB_TEST_CACHE", Path.home() / ".cache" / "dicomweb-server-tests"))
+INSTALL_SECONDS, START_SECONDS, STOP_SECONDS = 600, 60, 10
+HOW = "needs a CouchDB: name one in COUCHDB_URL, or install Node and npm (they get PouchDB Server)"
+
+
+class Unavailable(Exception):
+    """No server can be had; the message says how to get one."""
+
+
+class PouchDBServer:
+    """One process. It can be killed and started again over the same data."""
+
+    def __init__(self, folder: Path, *, in_memory: bool) -> None:
+        self._folder = folder
+        self._in_memory = in_memory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers; RuntimeError with its output when it does not."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config = self._folder / "config.json"
+        config.write_text(json.dumps({"log": {"file": str(self._folder / "log.txt"), "level": "error"}}))
+        command = [str(_executable()), "-n", "-o", "127.0.0.1", "-p", str(self.port), "-c", str(config)]
+        command += ["-m"] if self._in_memory else ["-d", str(self._folder)]
+        with (self._folder / "output.txt").open("ab") as output:
+            self._process = subprocess.Popen(command, cwd=self._folder, stdout=output, stderr=output)
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(self.url):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.stop()
+                raise RuntimeError(f"PouchDB Server did not start: {(self._folder / 'output.txt').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it at once, as a loss of power would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The URL of a server, which is stopped afterwards if it was started here. Raises Unavailable."""
+    if url := os.environ.get("COUCHDB_URL"):
+        yield url.rstrip("/")
+        return
+    server = PouchDBServer(folder, in_memory=True)
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def database(url: str) -> Iterator[str]:
+    """A name for databases of a test; they are deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    try:
+        yield name
+    finally:
+        for suffix in ("", "-archive", "-documents", "-blobs"):
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(_request(f"{url}/{name}{suffix}", "DELETE"), timeout=30).close()  # noqa: S310
+
+
+def is_couchdb() -> bool:
+    """Whether the tests run on a real CouchDB."""
+    return "COUCHDB_URL" in os.environ
+
+
+def _request(url: str, method: str) -> urllib.request.Request:
+    request = urllib.request.Request(url, method=method)  # noqa: S310 - the address of our own test server
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is not None:
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        request = urllib.request.Request(bare.geturl(), method=method)  # noqa: S310
+        login = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    return request
+
+
+def _executable() -> Path:
+    """PouchDB Server, installed on first use. No install scripts run: its binaries are prebuilt."""
+    folder = CACHE / "pouchdb-server"
+    executable = folder / "node_modules" / ".bin" / "pouchdb-server"
+    if executable.exists():
+        return executable
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise Unavailable(HOW)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "package.json").write_text('{"private": true}')
+    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", PACKAGE]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    if done.returncode or not executable.exists():
+        raise Unavailable(f"{HOW}; npm said: {done.stderr[-300:]}")
+    return executable
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - the address of our own test server
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
