@@ -1,0 +1,76 @@
+"""What is done with frames, in one call each: in this process, or in one of the pool."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dicomweb_server.codec.decode import Decoded, decode_frame, native_bytes
+from dicomweb_server.codec.encode import DEFAULT_QUALITY, Encoded, encode_frame
+from dicomweb_server.codec.options import RenderOptions, check_media
+from dicomweb_server.codec.pixels import PixelDescription
+from dicomweb_server.codec.render import animation, frame_milliseconds, render_frame, to_bytes
+from dicomweb_server.codec.render import thumbnail as make_thumbnail
+from dicomweb_server.dicom.json_model import Attributes
+from dicomweb_server.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from dicomweb_server.errors import BadRequest
+
+__all__ = ["Decoded", "Encoded", "decode", "decoded_from_bytes", "render", "thumbnail", "transcode"]
+
+
+def decode(description: PixelDescription, transfer_syntax_uid: str, frame: bytes, *, rgb: bool) -> Decoded:
+    """Decode a frame."""
+    return decode_frame(description, transfer_syntax_uid, frame, rgb=rgb)
+
+
+def decoded_from_bytes(description: PixelDescription, data: bytes, *, dtype: str, shape: Sequence[int]) -> Decoded:
+    """What a process of the pool has decoded. The array cannot be written to."""
+    return Decoded(np.frombuffer(data, dtype).reshape(shape), description)
+
+
+def transcode(
+    description: PixelDescription,
+    transfer_syntax_uid: str,
+    frame: bytes,
+    *,
+    target: str = EXPLICIT_VR_LITTLE_ENDIAN,
+    quality: int = DEFAULT_QUALITY,
+    rgb: bool = False,
+) -> Encoded:
+    """Bring a frame into another transfer syntax."""
+    decoded = decode_frame(description, transfer_syntax_uid, frame, rgb=rgb)
+    if target == EXPLICIT_VR_LITTLE_ENDIAN:
+        return Encoded(native_bytes(decoded), decoded.description)
+    return encode_frame(decoded, target, quality=quality)
+
+
+def render(
+    attributes: Sequence[Attributes],
+    transfer_syntax_uid: str,
+    frames: Sequence[bytes],
+    *,
+    options: RenderOptions,
+    media: str,
+) -> bytes:
+    """One picture, or an animation of several.
+
+    attributes: for each frame, what `frame_attributes` gives.
+    """
+    check_media(media)
+    if not frames or len(frames) != len(attributes):
+        raise BadRequest("there is no frame to be rendered")
+    pictures = (
+        render_frame(flat, _decoded(flat, transfer_syntax_uid, frame), options=options)
+        for flat, frame in zip(attributes, frames, strict=True)
+    )
+    if len(frames) == 1:
+        return to_bytes(next(pictures), media, quality=options.quality)
+    return animation(pictures, media, milliseconds=frame_milliseconds(attributes[0]))
+
+
+def thumbnail(attributes: Attributes, transfer_syntax_uid: str, frame: bytes, *, side: int) -> bytes:
+    """A small JPEG of a frame. attributes: what `frame_attributes` gives."""
+    return make_thumbnail(attributes, _decoded(attributes, transfer_syntax_uid, frame), side=side)
+
+
+def _decoded(attributes: Attributes, transfer_syntax_uid: str, frame: bytes) -> Decoded:
+    return decode_frame(PixelDescription.from_attributes(attributes), transfer_syntax_uid, frame)
