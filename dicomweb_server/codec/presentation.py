@@ -32,18 +32,10 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 _TABLES: Final = frozenset(
     {
-        "00281201",
-        "00281202",
-        "00281203",
-        "00281221",
-        "00281222",
-        "00281223",
-        "00282000",
-        "00283000",
-        "00283010",
+        "00281201", "00281202", "00281203", "00281221", "00281222", "00281223", "00282000", "00283000", "00283010",
         "20500010",
     }
-)
+)  # fmt: skip
 _MACROS: Final = ("00289145", "00289132", "00289110")
 """Pixel Value Transformation, Frame VOI LUT, Pixel Measures: their items hold what single-frame objects have."""
 _OVERLAYS: Final = tuple(f"60{number:02X}" for number in range(0, 32, 2))
@@ -62,7 +54,7 @@ def frame_attributes(attributes: Attributes, frame_index: int, *, fetch_bulk: Fe
         if tag in found:
             found[tag] = {"vr": found[tag].get("vr", "OW")}
     for macro in _macros(attributes, frame_index):
-        found.update(macro)
+        found.update({tag: macro[tag] for tag in (_PLAIN | _TABLES) & macro.keys()})
     for tag in _TABLES & attributes.keys():
         found[tag] = attributes[tag]
     if "00282000" not in found:
