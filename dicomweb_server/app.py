@@ -23,7 +23,8 @@ from dicomweb_server.http.resources.stow import StowResource
 from dicomweb_server.http.resources.thumbnail import ThumbnailResource
 from dicomweb_server.http.resources.viewer import ViewerOptions, ViewerResource
 from dicomweb_server.http.resources.wado_uri import WadoUriResource
-from dicomweb_server.http.routes import Resources, dicomweb_routes, server_routes
+from dicomweb_server.http.routes import TABLE, Place, Resources
+from dicomweb_server.http.table import mount
 from dicomweb_server.plugins import blob_store_class, storage_class
 from dicomweb_server.services.frame_cache import ResultCache
 from dicomweb_server.services.images import Images
@@ -89,15 +90,19 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         memory_bytes=settings.codec.memory_bytes,
     )
     resources = _resources(settings, storage, blobs, pool)
-    for template, resource, suffix in server_routes(resources):
-        app.add_route(template, resource, suffix=suffix)
-    if settings.viewer.enabled:
-        for template in (settings.viewer.path, settings.viewer.path + "/{path:path}"):
-            app.add_route(template, resources.viewer)
-    for prefix in settings.http.prefixes:
-        for template, resource, suffix in dicomweb_routes(resources):
-            app.add_route((prefix + template).rstrip("/") or "/", resource, suffix=suffix)
+    for place, prefixes in _prefixes(settings).items():
+        for prefix in prefixes:
+            mount(app, TABLE[place], prefix, resources)
     return Application(HeadAsGet(app), pool)
+
+
+def _prefixes(settings: Settings) -> dict[Place, tuple[str, ...]]:
+    """Below which paths each part of the route table is mounted."""
+    return {
+        Place.SERVER: ("",),
+        Place.VIEWER: (settings.viewer.path,) if settings.viewer.enabled else (),
+        Place.DICOMWEB: settings.http.prefixes,
+    }
 
 
 def _resources(settings: Settings, storage: Storage, blobs: BlobStore, pool: CodecPool) -> Resources:
@@ -123,7 +128,6 @@ def _resources(settings: Settings, storage: Storage, blobs: BlobStore, pool: Cod
         ),
     )
     frames = FramesResource(retrieve, transcode, cache=cache)
-    wado_uri = WadoUriResource(retrieve, images, pictures, transcode, frames, cache=cache)
     return Resources(
         search=SearchResource(
             Search(storage, max_results=settings.search.max_results), empty_status=settings.http.empty_search_status
@@ -141,8 +145,8 @@ def _resources(settings: Settings, storage: Storage, blobs: BlobStore, pool: Cod
         bulkdata=BulkDataResource(retrieve, cache=cache),
         rendered=RenderedResource(retrieve, pictures, cache=cache),
         thumbnail=ThumbnailResource(pictures, cache=cache),
-        wado_uri=wado_uri,
+        wado_uri=WadoUriResource(retrieve, images, pictures, transcode, frames, cache=cache),
         health=HealthResource(storage, blobs),
-        home=HomeResource(wado_uri, viewer=settings.viewer.path if viewer.installed else None),
+        home=HomeResource(viewer=settings.viewer.path if viewer.installed else None),
         viewer=viewer,
     )

@@ -71,6 +71,8 @@ def handle_falcon_error(
     """Answer an error of the framework: an unknown route, a method that a route does not have."""
     if exc.headers:
         resp.set_headers(exc.headers)
+    if exc.status_code == 405:
+        resp.set_header("Allow", req.context.route.allow)
     reasons = {404: "no such resource", 405: "this resource does not have this method"}
     answer_error(req, resp, exc.status_code, reasons.get(exc.status_code) or exc.title or "the request is malformed")
 

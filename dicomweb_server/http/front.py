@@ -7,7 +7,7 @@ query keys, never a value of them: those identify patients.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import falcon
@@ -15,6 +15,8 @@ import falcon
 from dicomweb_server.errors import Forbidden
 from dicomweb_server.http.address import AddressRules, address_of
 from dicomweb_server.http.params import names
+from dicomweb_server.http.resources.wado_uri import is_wado_uri
+from dicomweb_server.http.table import MountedRoute
 
 _access = logging.getLogger("dicomweb_server.access")
 
@@ -36,9 +38,10 @@ class FrontDoor:
     def __init__(self, *, rules: AddressRules, allowed_origins: frozenset[str]) -> None:
         self._rules = rules
         self._allowed_origins = allowed_origins
+        self._homes = {path for prefix in rules.prefixes for path in (prefix or "/", prefix + "/")}
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Find the address, refuse foreign writes, answer OPTIONS."""
+        """Find the address, refuse foreign writes, answer preflights."""
         req.context.request_id = secrets.token_hex(8)
         req.context.started = time.perf_counter()
         req.context.origin_allowed = False
@@ -49,10 +52,20 @@ class FrontDoor:
             listed = origin in self._allowed_origins or "*" in self._allowed_origins
             req.context.origin_allowed = own or listed
         self._refuse_foreign_writes(req, origin)
-        if req.method == "OPTIONS":
+        if req.method == "OPTIONS" and origin is not None and req.get_header("Access-Control-Request-Method"):
+            # A preflight asks before the route is known; the request itself then gets the right answer, also a 404.
             resp.status = 204
             resp.set_header("Allow", _METHODS)
             resp.complete = True
+        elif req.query_string and req.path in self._homes and is_wado_uri(req):
+            req.path = req.path.rstrip("/") + "/wado"  # older viewers have WADO-URI at the root
+
+    def process_resource(
+        self, req: falcon.Request, _resp: falcon.Response, resource: object, _fields: Mapping[str, str]
+    ) -> None:
+        """Note the entry of the route table; only a path that is a route comes here."""
+        if isinstance(resource, MountedRoute):
+            req.context.route = resource.route
 
     def _refuse_foreign_writes(self, req: falcon.Request, origin: str | None) -> None:
         """A form of another site can post without preflight and without login (multipart/form-data is "simple"): a

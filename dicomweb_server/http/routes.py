@@ -1,16 +1,42 @@
-"""Every route, in one list. To add one: write its resource, name it here.
+"""Every route, in one table. To add one: write its resource, give it a name in `Resources`, add its entry here.
 
-`{study_uid}` and its like match any text: a malformed UID is answered with 400 by the resource, an unknown one with
-404.
+The application mounts from this table, the guard takes permissions from it, and what clients and people read about the
+server (OpenAPI, Capabilities, the conformance statement) is made from it. `{study_uid}` and its like match any text: a
+malformed UID is answered with 400 by the resource, an unknown one with 404.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
+
+from dicomweb_server.http import parameters as query
+from dicomweb_server.http.table import Operation, Parameter, Route, route
+from dicomweb_server.permissions import Permission
 
 STUDY = "/studies/{study_uid}"
 SERIES = STUDY + "/series/{series_uid}"
 INSTANCE = SERIES + "/instances/{instance_uid}"
+FRAMES = INSTANCE + "/frames/{numbers}"
+
+JSON, DICOM_JSON, DICOM_XML = "application/json", "application/dicom+json", "application/dicom+xml"
+DICOM, OCTETS, ZIP, HTML = "application/dicom", "application/octet-stream", "application/zip", "text/html"
+MULTIPART_DICOM = 'multipart/related; type="application/dicom"'
+MULTIPART_OCTETS = 'multipart/related; type="application/octet-stream"'
+MULTIPART_JSON = 'multipart/related; type="application/dicom+json"'
+MULTIPART_XML = 'multipart/related; type="application/dicom+xml"'
+PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+RENDERED = (*PICTURES, "video/mpeg", "video/mp4", "application/pdf", HTML, "text/plain", "text/xml")
+PIXELS = (
+    MULTIPART_OCTETS,
+    OCTETS,
+    "image/jpeg",
+    "image/jls",
+    "image/jp2",
+    "image/jphc",
+    "image/jxl",
+    "image/dicom-rle",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,57 +57,143 @@ class Resources:
     viewer: Any
 
 
-Route = tuple[str, Any, str | None]
-"""URI template, resource, suffix of its responders."""
+class Place(StrEnum):
+    """Where routes are mounted: at the root of the server, below each DICOMweb prefix, below the path of the viewer."""
+
+    SERVER = "server"
+    DICOMWEB = "dicomweb"
+    VIEWER = "viewer"
 
 
-def server_routes(resources: Resources) -> Iterator[Route]:
-    """Routes of the server itself, below no prefix."""
-    yield "/health", resources.health, "ready"
-    yield "/health/ready", resources.health, "ready"
-    yield "/health/live", resources.health, "live"
-    yield "/api/dicom/wado", resources.wado_uri, None
+def _search(responder: str, summary: str) -> Operation:
+    return Operation(
+        responder=f"search.{responder}",
+        summary=summary,
+        permission=Permission.SEARCH,
+        query=query.SEARCH,
+        gives=(DICOM_JSON, MULTIPART_XML, "text/csv"),
+        statuses=(200, 204),
+    )
 
 
-def dicomweb_routes(resources: Resources) -> Iterator[Route]:
-    """Routes of DICOMweb, mounted below each prefix (PS3.18 10.1)."""
-    yield "/", resources.home, None
-    yield "/patients", resources.search, "patients"
-    yield "/studies", Collection(resources.search, resources.stow), None
-    yield "/series", resources.search, "series"
-    yield "/instances", resources.search, "instances"
-    yield STUDY + "/series", resources.search, "series"
-    yield STUDY + "/instances", resources.search, "instances"
-    yield SERIES + "/instances", resources.search, "instances"
-    yield STUDY, Study(resources.objects, resources.stow), None
-    yield SERIES, resources.objects, None
-    yield INSTANCE, resources.objects, None
-    for entity in (STUDY, SERIES, INSTANCE):
-        yield entity + "/metadata", resources.metadata, None
-        yield entity + "/bulkdata", resources.bulkdata, "all"
-        yield entity + "/pixeldata", resources.bulkdata, "pixels"
-        yield entity + "/rendered", resources.rendered, None
-        yield entity + "/thumbnail", resources.thumbnail, None
-    yield INSTANCE + "/bulkdata/{key:path}", resources.bulkdata, "element"
-    yield INSTANCE + "/frames", resources.frames, "all"
-    yield INSTANCE + "/frames/{numbers}", resources.frames, "list"
-    yield INSTANCE + "/frames/{numbers}/rendered", resources.rendered, "frames"
-    yield INSTANCE + "/frames/{numbers}/thumbnail", resources.thumbnail, "frame"
-    yield "/wado", resources.wado_uri, None
+def _store(summary: str) -> Operation:
+    return Operation(
+        responder="stow.on_post",
+        summary=summary,
+        permission=Permission.STORE,
+        query=query.ACCEPT,
+        takes=(MULTIPART_DICOM, MULTIPART_JSON, "multipart/form-data", DICOM, OCTETS),
+        gives=(DICOM_JSON, DICOM_XML),
+        statuses=(200, 202),
+    )
 
 
-class Collection:
-    """All studies: searched by GET, stored to by POST."""
+def _retrieve(
+    responder: str, summary: str, gives: tuple[str, ...], parameters: tuple[Parameter, ...] = query.ACCEPT
+) -> Operation:
+    return Operation(
+        responder=responder, summary=summary, permission=Permission.RETRIEVE, query=parameters, gives=gives
+    )
 
-    def __init__(self, search: Any, stow: Any) -> None:
-        self.on_get = search.on_get_studies
-        self.on_post = stow.on_post
+
+def _delete(summary: str) -> Operation:
+    return Operation(responder="objects.on_delete", summary=summary, permission=Permission.DELETE, statuses=(204,))
 
 
-class Study:
-    """One study: retrieved by GET, removed by DELETE, stored to by POST."""
+def _public(responder: str, summary: str, gives: tuple[str, ...]) -> Operation:
+    return Operation(responder=responder, summary=summary, permission=Permission.PUBLIC, gives=gives)
 
-    def __init__(self, objects: Any, stow: Any) -> None:
-        self.on_get = objects.on_get
-        self.on_delete = objects.on_delete
-        self.on_post = stow.on_post
+
+_WADO_URI = _retrieve(
+    "wado_uri.on_get", "Retrieve one instance or picture of it (WADO-URI)", (DICOM, *RENDERED), query.WADO_URI
+)
+
+SERVER: tuple[Route, ...] = (
+    route("/health", get=_public("health.on_get_ready", "Whether the server can serve", (JSON,))),
+    route("/health/ready", get=_public("health.on_get_ready", "Whether the server can serve", (JSON,))),
+    route("/health/live", get=_public("health.on_get_live", "Whether the process answers", (JSON,))),
+    route("/api/dicom/wado", get=_WADO_URI),
+)
+
+# PS3.18 10.1
+DICOMWEB: tuple[Route, ...] = (
+    route("/", get=_public("home.on_get", "What is here", (JSON, HTML))),
+    # Search and store
+    route("/patients", get=_search("on_get_patients", "Search for patients")),
+    route("/studies", get=_search("on_get_studies", "Search for studies"), post=_store("Store instances")),
+    route("/series", get=_search("on_get_series", "Search for series")),
+    route("/instances", get=_search("on_get_instances", "Search for instances")),
+    route(STUDY + "/series", get=_search("on_get_series", "Search for series of a study")),
+    route(STUDY + "/instances", get=_search("on_get_instances", "Search for instances of a study")),
+    route(SERIES + "/instances", get=_search("on_get_instances", "Search for instances of a series")),
+    # Retrieve and delete
+    route(
+        STUDY,
+        get=_retrieve("objects.on_get", "Retrieve a study", (MULTIPART_DICOM, MULTIPART_OCTETS, ZIP), query.ARCHIVE),
+        post=_store("Store instances of one study"),
+        delete=_delete("Delete a study"),
+    ),
+    route(
+        SERIES,
+        get=_retrieve("objects.on_get", "Retrieve a series", (MULTIPART_DICOM, MULTIPART_OCTETS, ZIP), query.ARCHIVE),
+        delete=_delete("Delete a series"),
+    ),
+    route(
+        INSTANCE,
+        get=_retrieve(
+            "objects.on_get",
+            "Retrieve an instance",
+            (DICOM, MULTIPART_DICOM, MULTIPART_OCTETS, OCTETS, ZIP),
+            query.ARCHIVE,
+        ),
+        delete=_delete("Delete an instance"),
+    ),
+    *(
+        entry
+        for entity, name in ((STUDY, "a study"), (SERIES, "a series"), (INSTANCE, "an instance"))
+        for entry in (
+            route(
+                entity + "/metadata",
+                get=_retrieve("metadata.on_get", f"Retrieve the metadata of {name}", (DICOM_JSON, MULTIPART_XML)),
+            ),
+            route(
+                entity + "/bulkdata",
+                get=_retrieve("bulkdata.on_get_all", f"Retrieve all bulk data of {name}", (MULTIPART_OCTETS,)),
+            ),
+            route(
+                entity + "/pixeldata",
+                get=_retrieve("bulkdata.on_get_pixels", f"Retrieve the pixel data of {name}", (MULTIPART_OCTETS,)),
+            ),
+            route(
+                entity + "/rendered",
+                get=_retrieve("rendered.on_get", f"Retrieve {name}, rendered", RENDERED, query.RENDERED),
+            ),
+            route(
+                entity + "/thumbnail",
+                get=_retrieve("thumbnail.on_get", f"Retrieve a small picture of {name}", PICTURES, query.THUMBNAIL),
+            ),
+        )
+    ),
+    route(
+        INSTANCE + "/bulkdata/{key:path}",
+        get=_retrieve("bulkdata.on_get_element", "Retrieve one bulk data value", (OCTETS, MULTIPART_OCTETS)),
+    ),
+    route(INSTANCE + "/frames", get=_retrieve("frames.on_get_all", "Retrieve all frames", PIXELS)),
+    route(FRAMES, get=_retrieve("frames.on_get_list", "Retrieve some frames", PIXELS)),
+    route(
+        FRAMES + "/rendered",
+        get=_retrieve("rendered.on_get_frames", "Retrieve some frames, rendered", RENDERED, query.RENDERED),
+    ),
+    route(
+        FRAMES + "/thumbnail",
+        get=_retrieve("thumbnail.on_get_frame", "Retrieve a small picture of a frame", PICTURES, query.THUMBNAIL),
+    ),
+    route("/wado", get=_WADO_URI),
+)
+
+VIEWER: tuple[Route, ...] = (
+    route("/", get=_public("viewer.on_get", "The viewer", (HTML,))),
+    route("/{path:path}", get=_public("viewer.on_get", "Files of the viewer", (HTML, "text/javascript", OCTETS))),
+)
+
+TABLE = MappingProxyType({Place.SERVER: SERVER, Place.DICOMWEB: DICOMWEB, Place.VIEWER: VIEWER})

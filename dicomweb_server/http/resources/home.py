@@ -6,7 +6,6 @@ import falcon
 import orjson
 
 from dicomweb_server import __version__
-from dicomweb_server.http.resources.wado_uri import WadoUriResource, is_wado_uri
 
 _PLACES = (
     ("{base}/studies", "Search for studies (QIDO-RS), store (STOW-RS)"),
@@ -29,15 +28,11 @@ _STYLE = (
 class HomeResource:
     """The root of the server, and of each DICOMweb prefix. `viewer` is the path of the hosted viewer, None without."""
 
-    def __init__(self, wado_uri: WadoUriResource, *, viewer: str | None = None) -> None:
-        self._wado_uri = wado_uri
+    def __init__(self, *, viewer: str | None = None) -> None:
         self._places = (((f"{{root}}{viewer}/", "Look at studies (OHIF)"),) if viewer else ()) + _PLACES
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """A page, or JSON where the client does not ask for a page; older viewers have WADO-URI here."""
-        if req.query_string and is_wado_uri(req):
-            self._wado_uri.on_get(req, resp)
-            return
+        """A page, or JSON where the client does not ask for a page."""
         address = req.context.address
         places = [(place.format(base=address.dicomweb, root=address.root), what) for place, what in self._places]
         resp.append_header("Vary", "Accept")

@@ -1,0 +1,66 @@
+"""The query parameters, as clients and people read about them. What they do is said where they are read."""
+
+from dicomweb_server.codec.options import ICC_PROFILES
+from dicomweb_server.http.table import Parameter
+
+_TEXT = {"type": "string"}
+_TRUTH = {"type": "boolean", "default": False}
+_COUNT = {"type": "integer", "minimum": 0}
+
+ACCEPT = (
+    Parameter("accept", "Media types of the answer; means the same as the Accept header (PS3.18 8.3.3.1)", _TEXT),
+)
+
+SEARCH = (
+    *ACCEPT,
+    Parameter(
+        "{attribute}",
+        "Match by an attribute, named by keyword, by tag or, inside a sequence, by a path of these with dots: value, "
+        "wildcard, list of UIDs, range of dates and times (PS3.18 8.3.4.1)",
+        _TEXT,
+    ),
+    Parameter("includefield", "More attributes in the answer: keywords, tags, or all; repeated or a comma list", _TEXT),
+    Parameter("limit", "At most so many results", _COUNT),
+    Parameter("offset", "Leave out so many results first", _COUNT),
+    Parameter("orderby", "Keywords to sort by, separated by commas; `-` before one sorts downwards (extension)", _TEXT),
+    Parameter("fuzzymatching", "Match names by what they sound like", _TRUTH),
+    Parameter("emptyvaluematching", 'Match empty values by `""` (PS3.18 8.3.4.5)', _TRUTH),
+    Parameter("multiplevaluematching", "Match any of several values, separated by backslashes or commas", _TRUTH),
+)
+
+ARCHIVE = (*ACCEPT, Parameter("dicomdir", "A DICOMDIR in a zip archive (extension)", _TRUTH))
+
+_ANNOTATION = Parameter("annotation", "Texts to burn in: patient, technique", _TEXT)
+_ICC_PROFILE = Parameter("iccprofile", "Colour space of the picture", {"type": "string", "enum": list(ICC_PROFILES)})
+_QUALITY = {"type": "integer", "minimum": 1, "maximum": 100}
+
+THUMBNAIL = (*ACCEPT, Parameter("viewport", "vw,vh or vw,vh,sx,sy,sw,sh: size, and part of the image", _TEXT))
+
+RENDERED = (
+    *THUMBNAIL,
+    Parameter("window", "center,width,function (linear, linear-exact or sigmoid)", _TEXT),
+    Parameter("quality", "Quality of the compression", _QUALITY),
+    _ANNOTATION,
+    _ICC_PROFILE,
+)
+
+WADO_URI = (
+    Parameter("requestType", "WADO", {"type": "string", "enum": ["WADO"]}, required=True),
+    Parameter("objectUID", "SOP Instance UID", _TEXT, required=True),
+    Parameter("studyUID", "Study Instance UID", _TEXT),
+    Parameter("seriesUID", "Series Instance UID", _TEXT),
+    Parameter("contentType", "Media types of the answer, before the Accept header", _TEXT),
+    Parameter("transferSyntax", "Transfer Syntax UID of a DICOM file, or * for the one it is stored in", _TEXT),
+    Parameter("frameNumber", "The frame to show, from 1", {"type": "integer", "minimum": 1}),
+    Parameter("frame", "Frames as they are stored, from 1, as a list (extension)", _TEXT),
+    Parameter("rows", "Height of the picture", {"type": "integer", "minimum": 1}),
+    Parameter("columns", "Width of the picture", {"type": "integer", "minimum": 1}),
+    Parameter("region", "xmin,ymin,xmax,ymax, from 0 to 1", _TEXT),
+    Parameter("windowCenter", "Center of the window", {"type": "number"}),
+    Parameter("windowWidth", "Width of the window", {"type": "number"}),
+    Parameter("imageQuality", "Quality of the compression", _QUALITY),
+    Parameter("presentationUID", "SOP Instance UID of a presentation state to apply", _TEXT),
+    Parameter("presentationSeriesUID", "Its series", _TEXT),
+    _ANNOTATION,
+    _ICC_PROFILE,
+)
