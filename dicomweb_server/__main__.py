@@ -1,4 +1,4 @@
-"""The commands: serve (also without a name), demo, viewer, doctor, copy, config."""
+"""The commands: serve (also without a name), demo, viewer, doctor, copy, conformance, config."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dicomweb_server import __version__, demo, serving
-from dicomweb_server.commands import copy, doctor, viewer
+from dicomweb_server.commands import conformance, copy, doctor, viewer
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
 from dicomweb_server.viewer import installed
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             (),
         ),
         ("copy", copy.run, "copy a whole archive from one backend to another", copy.EXAMPLE, ()),
+        ("conformance", conformance.run, "print the DICOM conformance statement", conformance.EXAMPLE, ()),
         ("config", _config, "print every setting and where it comes from", "config --config site.toml", ()),
     )
     for name, run, words, example, own in table:

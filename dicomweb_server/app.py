@@ -1,6 +1,6 @@
 """Where the parts meet: settings, storage and blobs go in, the WSGI application comes out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import falcon
@@ -12,6 +12,7 @@ from dicomweb_server.http.answers import REVALIDATE
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
 from dicomweb_server.http.front import FrontDoor, HeadAsGet
 from dicomweb_server.http.resources.bulkdata import BulkDataResource
+from dicomweb_server.http.resources.description import DescriptionResource
 from dicomweb_server.http.resources.frames import FramesResource
 from dicomweb_server.http.resources.health import HealthResource
 from dicomweb_server.http.resources.home import HomeResource
@@ -89,8 +90,9 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         timeout_seconds=settings.codec.timeout_seconds,
         memory_bytes=settings.codec.memory_bytes,
     )
-    resources = _resources(settings, storage, blobs, pool)
-    for place, prefixes in _prefixes(settings).items():
+    places = _prefixes(settings)
+    resources = _resources(settings, storage, blobs, pool, places)
+    for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
     return Application(HeadAsGet(app), pool)
@@ -105,7 +107,9 @@ def _prefixes(settings: Settings) -> dict[Place, tuple[str, ...]]:
     }
 
 
-def _resources(settings: Settings, storage: Storage, blobs: BlobStore, pool: CodecPool) -> Resources:
+def _resources(
+    settings: Settings, storage: Storage, blobs: BlobStore, pool: CodecPool, places: Mapping[Place, tuple[str, ...]]
+) -> Resources:
     retrieve = Retrieve(storage, blobs)
     images = Images(retrieve, storage)
     results = ResultCache(settings.cache_directory, max_bytes=settings.codec.cache_bytes)
@@ -149,4 +153,13 @@ def _resources(settings: Settings, storage: Storage, blobs: BlobStore, pool: Cod
         health=HealthResource(storage, blobs),
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None),
         viewer=viewer,
+        description=DescriptionResource(
+            TABLE[Place.DICOMWEB],
+            others=[
+                (prefix, TABLE[place])
+                for place, prefixes in places.items()
+                if place is not Place.DICOMWEB
+                for prefix in prefixes
+            ],
+        ),
     )

@@ -74,6 +74,10 @@ _SYNTAXES: Final = {
 }
 
 
+COMPRESSED: Final = tuple(_SYNTAXES)
+"""The compressed transfer syntaxes of images that are known here, whether or not what decodes them is installed."""
+
+
 def name_of(transfer_syntax_uid: str) -> str:
     """A readable name, with the UID."""
     syntax = _SYNTAXES.get(transfer_syntax_uid)

@@ -23,6 +23,8 @@ _CODECS: Final[dict[str, str]] = {
     "ISO_IR 6": _DEFAULT,
     "ISO 2022 IR 6": _DEFAULT,
 }
+CHARACTER_SETS: Final = tuple(sorted(name for name in _CODECS if re.match("ISO_IR|ISO 2022 IR|GB", name)))
+"""The defined terms that are read."""
 _MISSPELT: Final = {
     "UTF-8": "ISO_IR 192",
     "UTF8": "ISO_IR 192",

@@ -18,8 +18,11 @@ SEARCH = (
         "Match by an attribute, named by keyword, by tag or, inside a sequence, by a path of these with dots: value, "
         "wildcard, list of UIDs, range of dates and times (PS3.18 8.3.4.1)",
         _TEXT,
+        repeated=True,
     ),
-    Parameter("includefield", "More attributes in the answer: keywords, tags, or all; repeated or a comma list", _TEXT),
+    Parameter(
+        "includefield", "More attributes: keywords, tags, or all; repeated or a comma list", _TEXT, repeated=True
+    ),
     Parameter("limit", "At most so many results", _COUNT),
     Parameter("offset", "Leave out so many results first", _COUNT),
     Parameter("orderby", "Keywords to sort by, separated by commas; `-` before one sorts downwards (extension)", _TEXT),

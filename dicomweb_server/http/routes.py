@@ -25,6 +25,7 @@ MULTIPART_DICOM = 'multipart/related; type="application/dicom"'
 MULTIPART_OCTETS = 'multipart/related; type="application/octet-stream"'
 MULTIPART_JSON = 'multipart/related; type="application/dicom+json"'
 MULTIPART_XML = 'multipart/related; type="application/dicom+xml"'
+WADL, OPENAPI = "application/vnd.sun.wadl+xml", "application/vnd.oai.openapi+json"
 PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 RENDERED = (*PICTURES, "video/mpeg", "video/mp4", "application/pdf", HTML, "text/plain", "text/xml")
 PIXELS = (
@@ -54,6 +55,7 @@ class Resources:
     wado_uri: Any
     health: Any
     home: Any
+    description: Any
     viewer: Any
 
 
@@ -117,7 +119,13 @@ SERVER: tuple[Route, ...] = (
 
 # PS3.18 10.1
 DICOMWEB: tuple[Route, ...] = (
-    route("/", get=_public("home.on_get", "What is here", (JSON, HTML))),
+    route(
+        "/",
+        get=_public("home.on_get", "What is here", (JSON, HTML)),
+        options=_public("description.on_options", "Retrieve capabilities", (WADL, OPENAPI, JSON)),
+    ),
+    route("/openapi.json", get=_public("description.on_get_openapi", "Every address, as OpenAPI", (JSON,))),
+    route("/openapi", get=_public("description.on_get_page", "Every address, as a page", (HTML,))),
     # Search and store
     route("/patients", get=_search("on_get_patients", "Search for patients")),
     route("/studies", get=_search("on_get_studies", "Search for studies"), post=_store("Store instances")),

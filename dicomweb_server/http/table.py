@@ -15,18 +15,19 @@ import falcon
 from dicomweb_server.permissions import Permission
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-"""What a route can have. HEAD goes the way of GET, OPTIONS is answered from the table."""
+"""What a route can have. HEAD goes the way of GET; OPTIONS is answered from the table, unless an entry names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A query parameter. `schema` is a JSON Schema of its value. An attribute stands for every name that a search
-    matches by."""
+    """A query parameter. `schema` is a JSON Schema of its value. The name `{attribute}` stands for every name of an
+    attribute."""
 
     name: str
     meaning: str
     schema: Mapping[str, Any]
     required: bool = False
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class MountedRoute:
             setattr(self, f"on_{name.lower()}", responder)
 
     def operation(self, req: falcon.Request) -> Operation | None:
-        """The entry for the method of a request; None for OPTIONS and for a method that the route does not have."""
+        """The entry for the method of a request; None where the table has none, as for most OPTIONS."""
         return self.route.operations.get(req.method)
 
     def on_options(self, _req: falcon.Request, resp: falcon.Response, **_fields: str) -> None:

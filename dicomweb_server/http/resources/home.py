@@ -13,6 +13,7 @@ _PLACES = (
     ("{base}/series", "Search for series"),
     ("{base}/instances", "Search for instances"),
     ("{base}/wado", "One instance or picture, named by query parameters (WADO-URI)"),
+    ("{base}/openapi", "Every address, for people; openapi.json for programs"),
     ("{root}/health", "Health"),
 )
 
