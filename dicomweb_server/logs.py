@@ -3,6 +3,7 @@
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO
 
 import orjson
@@ -15,6 +16,8 @@ _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asct
 def configure(log: LogSettings, *, stream: TextIO | None = None) -> None:
     """Send the log of this server and of gunicorn to `stream` (standard error); replaces what an earlier call set."""
     handler = logging.StreamHandler(stream or sys.stderr)
+    # No line shows where in the code or in which thread it was written; finding that out costs more than the line.
+    vars(logging).update(_srcfile=None, logThreads=False, logMultiprocessing=False, logAsyncioTasks=False)
     handler.setFormatter(JsonFormatter() if log.format == "json" else TextFormatter())
     level = log.level.upper()
     # gunicorn tells about each start and stop of a worker at "info": of interest only to who looks for a fault.
@@ -56,7 +59,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds = int(record.created)
+    return f"{_second(seconds)}.{int((record.created - seconds) * 1000):03}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _one_line(message: str) -> str:

@@ -13,6 +13,7 @@ import select
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -25,11 +26,11 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.http import get_parser
-from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import ThreadWorker
 
 from dicomweb_server import logs, plugins
 from dicomweb_server.app import Application, WsgiApp, create_app, open_parts
+from dicomweb_server.connection import MEBIBYTE, AnswerSocket, ArchiveRequest, UploadUnreader
 from dicomweb_server.errors import ConfigError, DicomwebError
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import BlobStore, Storage
@@ -39,10 +40,9 @@ MAX_REQUEST_LINE_BYTES = 8190
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 BACKLOG = 1024
-MEBIBYTE = 1024 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 LINGER_MILLISECONDS = 20
-MIN_BLOCK_BYTES = 64 * 1024
+YIELD_SECONDS = 0.00015
 
 _log = logging.getLogger("dicomweb_server.serving")
 
@@ -191,7 +191,7 @@ class ArchiveServer(BaseApplication):
         try:
             self._parts = open_parts(self._settings)
             self._app = create_app(self._settings, *self._parts)
-            return _corked(self._app)
+            return _held(self._app)
         except DicomwebError as exc:
             _log.error("cannot start: %s", exc.message)
             sys.exit(Arbiter.APP_LOAD_ERROR)
@@ -205,28 +205,24 @@ class ArchiveServer(BaseApplication):
         self._app = self._parts = None
 
 
-def _corked(app: WsgiApp) -> WsgiApp:
-    """Let head and body of an answer leave in as few packets as they fill: gunicorn sends each piece on its own, and
-    the client wakes up for each. `ArchiveWorker.handle` takes the cork out when the answer is complete."""
-    if not hasattr(socket, "TCP_CORK"):
-        return app
+def _held(app: WsgiApp) -> WsgiApp:
+    """Let an answer whose length is known leave in as few calls and packets as it fills; `ArchiveWorker` sends the last
+    of it. What is made bit by bit, such as a stream of events, goes out as it comes."""
 
-    def corked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def held(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         connection = environ.get("gunicorn.socket")
+        if not isinstance(connection, AnswerSocket):
+            return app(environ, start_response)
 
-        def start(*args: Any) -> Any:
-            _cork(connection, 1)
-            return start_response(*args)
+        environ["dicomweb.sends_around"] = True
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            connection.holding = any(name.lower() == "content-length" for name, _ in headers)
+            return start_response(status, headers, *more)
 
         return app(environ, start)
 
-    return corked
-
-
-def _cork(connection: Any, value: int) -> None:
-    # A Unix socket has no packets, and a client that went away no socket.
-    with contextlib.suppress(OSError, AttributeError):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+    return held
 
 
 def _close(conn: Any) -> None:
@@ -266,22 +262,6 @@ class ServerLog(Logger):
         """Nothing: the front door writes the access log, without what identifies patients."""
 
 
-class UploadUnreader(SocketUnreader):
-    """Reads large blocks of a body straight from the socket. gunicorn's own copies each block several times, through a
-    buffer that holds what was read ahead; here nothing is read ahead, as a block is exactly what was asked for."""
-
-    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """As gunicorn means it: `size` bytes, fewer only at the end of the connection."""
-        if size is None or size < MIN_BLOCK_BYTES or self.buf.getbuffer().nbytes >= size:
-            return cast(bytes, cast(Any, super()).read(size, read_ahead))
-        pieces = [self.take_buffered()]
-        missing = size - len(pieces[0])
-        while missing and (piece := self.sock.recv(min(missing, MEBIBYTE))):
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
-
-
 class ArchiveWorker(ThreadWorker):
     """The threaded worker. It closes the door when it drains, and what is no HTTP gets the shape of all errors."""
 
@@ -294,6 +274,13 @@ class ArchiveWorker(ThreadWorker):
         """Begin in the new process."""
         _keep_freed_memory()
         super().init_process()
+
+    def accept(self, listener: Any) -> None:
+        """Take a new client, a moment later the more are here already: the worker with the fewest comes first. The
+        kernel wakes all of them, and who is quickest could get every client while others have none."""
+        if self.alive and self.nr_conns:
+            time.sleep(YIELD_SECONDS * min(self.nr_conns, 4))
+        super().accept(listener)
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """As gunicorn does; a worker that stops also takes who already waits, and closes the listening socket. Left
@@ -329,14 +316,19 @@ class ArchiveWorker(ThreadWorker):
                 self._handling -= 1
 
     def _handle_one(self, conn: Any) -> Any:
-        if conn.parser is None and not self.cfg.is_ssl:
+        if self.cfg.is_ssl:
+            return super().handle(conn)
+        if conn.parser is None:
+            conn.sock = AnswerSocket(conn.sock)
             conn.parser = get_parser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = UploadUnreader(conn.sock)
+            conn.parser.mesg_class = ArchiveRequest
+        again = super().handle(conn)
         try:
-            return super().handle(conn)
-        finally:
-            if hasattr(socket, "TCP_CORK"):
-                _cork(conn.sock, 0)
+            conn.sock.release()
+        except OSError:  # the client went away
+            return False
+        return again
 
     def _next_request_comes(self, conn: Any) -> bool:
         if not self.alive or self._handling >= self.cfg.threads or self.cfg.is_ssl:

@@ -44,6 +44,14 @@ class LiveServer:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
         return [int(pid) for pid in children.split()]
 
+    def all_workers(self, number: int = 2) -> list[int]:
+        """The same, once there are so many: the URL answers as soon as the first one is up."""
+        deadline = time.monotonic() + READY_SECONDS
+        while len(found := self.worker_pids()) < number:
+            _check_deadline(self.process, deadline, self.log)
+            time.sleep(0.02)
+        return found
+
     def stop(self) -> int:
         """Ask it to stop as a service manager does; gives the exit status."""
         self.process.send_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ it an error can no longer become a status.
 """
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,6 +23,7 @@ JSON = "application/dicom+json"
 XML = "application/dicom+xml"
 JSON_BLOCK_BYTES = 256 * 1024
 GZIP_ABOVE_BYTES = 2048
+FILE_ABOVE_BYTES = 64 * 1024  # below, reading is faster than letting the kernel send a file
 PARTS_WITH_LENGTH = 5000  # above this many parts an answer is sent chunked instead of being measured first
 
 REVALIDATE = "private, no-cache"  # may be kept, but ask first
@@ -95,10 +97,12 @@ def _range(req: falcon.Request, resp: falcon.Response, size: int, etag: str) -> 
 
 
 class _Section:
-    """A run of an open file: `wsgi.file_wrapper` sends it by the kernel through `fileno`, any other server reads."""
+    """A run of an open file: `wsgi.file_wrapper` sends it by the kernel through `fileno`, any other server reads.
+    around: bytes to send before and behind it, by a server that said it would (`connection.AnswerSocket`)."""
 
-    def __init__(self, file: BinaryIO, length: int) -> None:
+    def __init__(self, file: BinaryIO, length: int, *, around: tuple[bytes, bytes] = (b"", b"")) -> None:
         self._file = file
+        self.around = around
         self._left = length
         self.fileno = file.fileno
         self.close = file.close
@@ -136,12 +140,32 @@ def send_multipart(
         return
     if rest is None:
         heads = [part_head(boundary, part.headers(), first=index == 0) for index, part in enumerate(some)]
-        resp.content_length = sum(map(len, heads)) + sum(p.payload.size_bytes for p in some) + len(closing(boundary))
+        end = closing(boundary)
+        resp.content_length = sum(map(len, heads)) + sum(part.payload.size_bytes for part in some) + len(end)
+        if len(some) == 1 and (section := _section_around(req, some[0].payload, heads[0], end)):
+            resp.stream = cast(ReadableIO, section)
+            return
         resp.stream = _begun(_parts(zip(heads, some, strict=True), boundary))
         return
     all_parts = itertools.chain(some, [rest], iterator)
     counted = ((part_head(boundary, part.headers(), first=n == 0), part) for n, part in enumerate(all_parts))
     resp.stream = _begun(_parts(counted, boundary))
+
+
+def _section_around(req: falcon.Request, payload: Payload, before: bytes, behind: bytes) -> "_Section | None":
+    """A single part as a run of a file with its head and end around it, where the server can send that and the file is
+    as long as it should be; a short one takes the usual way, which tells."""
+    if payload.size_bytes < FILE_ABOVE_BYTES or not req.env.get("dicomweb.sends_around"):
+        return None
+    opened = payload.open_file()
+    if opened is None:
+        return None
+    file, offset = opened
+    if os.fstat(file.fileno()).st_size < offset + payload.size_bytes:
+        file.close()
+        return None
+    file.seek(offset)
+    return _Section(file, payload.size_bytes, around=(before, behind))
 
 
 def _send_part_range(req: falcon.Request, resp: falcon.Response, part: OutPart, boundary: str, etag: str) -> None:

@@ -55,7 +55,7 @@ class TestStart:
         assert (folder / "index.sqlite").is_file()
 
     def test_both_prefixes_answer_in_every_worker(self, live_server: LiveServer) -> None:
-        assert len(live_server.worker_pids()) == 2
+        assert len(live_server.all_workers()) == 2
         for path in ("/studies", "/dicom-web/studies") * 4:
             answer = requests.get(live_server.url + path, timeout=TIMEOUT_SECONDS)
             assert (answer.status_code, answer.json()) == (200, [])
