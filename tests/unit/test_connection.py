@@ -17,7 +17,6 @@ class Pair:
     def __init__(self) -> None:
         ours, self._client = socket.socketpair()
         self.ours = AnswerSocket(ours)
-        self.ours.settimeout(20)
         self._received = io.BytesIO()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
