@@ -12,6 +12,7 @@ from dicomweb_server.http.answers import REVALIDATE
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
 from dicomweb_server.http.front import FrontDoor, HeadAsGet
 from dicomweb_server.http.resources.bulkdata import BulkDataResource
+from dicomweb_server.http.resources.changes import ChangesResource
 from dicomweb_server.http.resources.description import DescriptionResource
 from dicomweb_server.http.resources.frames import FramesResource
 from dicomweb_server.http.resources.health import HealthResource
@@ -27,7 +28,9 @@ from dicomweb_server.http.resources.wado_uri import WadoUriResource
 from dicomweb_server.http.routes import TABLE, Place, Resources
 from dicomweb_server.http.table import mount
 from dicomweb_server.plugins import blob_store_class, storage_class
+from dicomweb_server.services.changes import ChangeFeed
 from dicomweb_server.services.frame_cache import ResultCache
+from dicomweb_server.services.hooks import Hook, Hooks
 from dicomweb_server.services.images import Images
 from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.pictures import Pictures
@@ -37,7 +40,7 @@ from dicomweb_server.services.search import Search
 from dicomweb_server.services.transcode import Transcode
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import BlobStore, Storage
-from dicomweb_server.storage.records import OnDuplicate
+from dicomweb_server.storage.records import ChangeKind, OnDuplicate
 from dicomweb_server.viewer import installed
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -56,18 +59,27 @@ def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
 
 
 class Application:
-    """The WSGI application, and what it has to close itself: the processes that decode."""
+    """The WSGI application, and what it has to close itself: the processes that decode, who waits for changes and the
+    thread that delivers them."""
 
-    def __init__(self, wsgi: WsgiApp, pool: CodecPool) -> None:
+    def __init__(self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks) -> None:
         self._wsgi = wsgi
         self._pool = pool
+        self._feed = feed
+        self._hooks = hooks
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The WSGI entry."""
         return self._wsgi(environ, start_response)
 
+    def drain(self) -> None:
+        """The server stops: let go who waits for changes, so that only requests that do something are waited for."""
+        self._feed.close()
+
     def close(self) -> None:
-        """End the processes. They end by themselves, too, when this process does."""
+        """End all that. The processes end by themselves, too, when this one does."""
+        self._feed.close()
+        self._hooks.close()
         self._pool.close()
 
 
@@ -91,11 +103,24 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         memory_bytes=settings.codec.memory_bytes,
     )
     places = _prefixes(settings)
-    resources = _resources(settings, storage, blobs, pool, places)
+    # Half of the threads at most: those who wait must not keep others from being served.
+    feed = ChangeFeed(storage, max_waiting=min(settings.changes.max_waiting, settings.server.threads // 2))
+    resources = _resources(settings, storage, blobs, pool, places, feed)
     for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
-    return Application(HeadAsGet(app), pool)
+    hooks = Hooks(storage, _hooks(settings))
+    hooks.start()
+    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks)
+
+
+def _hooks(settings: Settings) -> list[Hook]:
+    base = settings.http.public_url + settings.http.prefixes[0]
+    kinds = {name: frozenset(map(ChangeKind, hook.kinds)) for name, hook in settings.hooks.named.items()}
+    return [
+        Hook(name=name, url=hook.url, secret=hook.secret, kinds=kinds[name], base=base)
+        for name, hook in settings.hooks.named.items()
+    ]
 
 
 def _prefixes(settings: Settings) -> dict[Place, tuple[str, ...]]:
@@ -108,7 +133,12 @@ def _prefixes(settings: Settings) -> dict[Place, tuple[str, ...]]:
 
 
 def _resources(
-    settings: Settings, storage: Storage, blobs: BlobStore, pool: CodecPool, places: Mapping[Place, tuple[str, ...]]
+    settings: Settings,
+    storage: Storage,
+    blobs: BlobStore,
+    pool: CodecPool,
+    places: Mapping[Place, tuple[str, ...]],
+    feed: ChangeFeed,
 ) -> Resources:
     retrieve = Retrieve(storage, blobs)
     images = Images(retrieve, storage)
@@ -153,6 +183,7 @@ def _resources(
         health=HealthResource(storage, blobs),
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None),
         viewer=viewer,
+        changes=ChangesResource(feed),
         description=DescriptionResource(
             TABLE[Place.DICOMWEB],
             others=[

@@ -85,6 +85,14 @@ class ServerError(DicomwebError):
     """The request was fine; this server could not serve it."""
 
 
+class Busy(ServerError):
+    """As many requests of this kind are served as can be: the same one may succeed after `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class StorageError(ServerError):
     """The storage failed in a way that no retry mends."""
 

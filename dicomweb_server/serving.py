@@ -196,6 +196,11 @@ class ArchiveServer(BaseApplication):
             _log.error("cannot start: %s", exc.message)
             sys.exit(Arbiter.APP_LOAD_ERROR)
 
+    def drain(self) -> None:
+        """The worker stops once the running requests are done."""
+        if self._app is not None:
+            self._app.drain()
+
     def close(self) -> None:
         """Close what `load` opened in this process."""
         if self._app is not None:
@@ -288,6 +293,7 @@ class ArchiveWorker(ThreadWorker):
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
+        cast(ArchiveServer, self.app).drain()
         for listener in self.sockets:
             for _ in range(BACKLOG):
                 if not select.select([listener], [], [], 0)[0]:

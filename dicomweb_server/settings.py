@@ -5,7 +5,8 @@ TOML file (`--config` or `DICOMWEB_CONFIG`), the defaults below. A key that is n
 out of its range, and a pair of settings that is dangerous stop the start. No other module reads the environment.
 
 The tables `[storage.NAME]` and `[blobs.NAME]` belong to the plug-in of that name and are passed to it as they are,
-except that `{directory}` in a text stands for `storage.directory`, and that a secret `KEY` may be given as `KEY_file`.
+except that `{directory}` in a text stands for `storage.directory`. `[hooks.NAME]` are web hooks. In all of them a
+secret `KEY` may be given as `KEY_file`.
 """
 
 import difflib
@@ -37,15 +38,19 @@ BLOBS_OF_STORAGE = {"sqlite": "files", "mongodb": IN_DATABASE, "couchdb": IN_DAT
 PLUGIN_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "storage": {"sqlite": {"path": "{directory}/index.sqlite"}},
     "blobs": {"files": {"directory": "{directory}"}},
+    "hooks": {},
 }
 
-_ROUTES = ("patients", "studies", "series", "instances", "wado")
+_ROUTES = ("patients", "studies", "series", "instances", "wado", "changes", "openapi", "openapi.json")
 _SECRET = re.compile(r"(^|_)(password|passphrase|secret|token|secret_access_key)$")
 _ADDRESS = re.compile(r"(^|_)(url|uri|dsn)$")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _HOST = re.compile(r"\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
 
 Sections = Mapping[str, Mapping[str, Any]]
+
+MIN_SECRET_CHARACTERS = 16
+CHANGE_KINDS = ("stored", "replaced", "removed", "restored")
 
 
 def _choice(default: Any, *choices: Any) -> Any:
@@ -211,6 +216,36 @@ class ViewerSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChangesSettings:
+    """The change feed. `max_waiting` is how many clients of each worker may wait for changes; half of its threads at
+    most do."""
+
+    max_waiting: int = _number(4, 0, 512)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HookSettings:
+    """A web hook, `[hooks.NAME]`: who is told of changes of these kinds, and the secret that the messages are signed
+    with, of 16 characters at least."""
+
+    url: str = _text("", lambda value: _is_root_url(value.rstrip("/")), "an http or https URL without user and query")
+    secret: str = ""
+    kinds: tuple[str, ...] = _list(CHANGE_KINDS, CHANGE_KINDS.__contains__, f"some of {', '.join(CHANGE_KINDS)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HooksSettings:
+    """The web hooks by name. `sections` are their tables as they were written."""
+
+    sections: Sections = field(default_factory=lambda: PLUGIN_DEFAULTS["hooks"])
+
+    @property
+    def named(self) -> Mapping[str, HookSettings]:
+        """The checked tables; raises ConfigError."""
+        return {name: _hook(name, table) for name, table in self.sections.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -232,6 +267,8 @@ class Settings:
     search: SearchSettings = SearchSettings()
     codec: CodecSettings = CodecSettings()
     viewer: ViewerSettings = ViewerSettings()
+    changes: ChangesSettings = ChangesSettings()
+    hooks: HooksSettings = HooksSettings()
     log: LogSettings = LogSettings()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -393,18 +430,39 @@ class _Loader:
         parts = {section: replace(defaults, **self._values[section]) for section, defaults in _SECTIONS.items()}
         parts["storage"] = replace(parts["storage"], sections=self._plugins["storage"])
         parts["blobs"] = replace(parts["blobs"], sections=self._plugins["blobs"])
+        parts["hooks"] = replace(parts["hooks"], sections=self._plugins["hooks"])
         settings = Settings(**parts, sources=self._sources)
         chosen = {
             "storage": settings.storage.backend,
             "blobs": IN_DATABASE if settings.blobs_in_database else settings.blob_store,
         }
         for (kind, plugin), where in self._plugin_places.items():
+            if kind == "hooks":
+                continue
             known = {*PLUGIN_DEFAULTS[kind], chosen[kind]}
             if plugin not in known:
                 raise ConfigError(
                     f"{where}: the table [{kind}.{plugin}] belongs to nothing in use{_nearest(plugin, known)}"
                 )
         return settings
+
+
+def _hook(name: str, table: Mapping[str, Any]) -> HookSettings:
+    where = f"hooks.{name}"
+    if not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
+        raise ConfigError(f"{where}: the name of a hook is made of letters, digits, - and _")
+    known = [item.name for item in fields(HookSettings)]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f'{where}: "{key}" is not known{_nearest(key, known)}')
+    missing = [key for key in ("url", "secret") if key not in table]
+    if missing:
+        raise ConfigError(f"{where}: {' and '.join(missing)} must be set ({where}.secret_file names a file of it)")
+    if not isinstance(table["secret"], str) or len(table["secret"]) < MIN_SECRET_CHARACTERS:
+        raise ConfigError(f"{where}.secret must be a text of at least {MIN_SECRET_CHARACTERS} characters")
+    return HookSettings(
+        **{key: _checked_value(HookSettings, key, value, f"{where}.{key}") for key, value in table.items()}
+    )
 
 
 def _keys(section: str) -> list[str]:
@@ -430,12 +488,16 @@ _KINDS: Mapping[Any, tuple[type, str, Callable[[Any], Any]]] = {
 
 def _checked(section: str, key: str, value: Any, name: str) -> Any:
     """The value as its dataclass wants it; raises ConfigError for a wrong type, choice or range."""
-    kind = _TYPES[section][key]
+    return _checked_value(type(_SECTIONS[section]), key, value, name)
+
+
+def _checked_value(owner: type, key: str, value: Any, name: str) -> Any:
+    kind = get_type_hints(owner)[key]
     wanted, words, convert = _KINDS[kind]
     value = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)) or (kind is Path and not value):
         raise ConfigError(f"{name} must be {words}, not {value!r}")
-    rules = next(item for item in fields(_SECTIONS[section]) if item.name == key).metadata
+    rules = next(item for item in fields(owner) if item.name == key).metadata
     if "choices" in rules and value not in rules["choices"]:
         raise ConfigError(f"{name} must be {' or '.join(map(str, rules['choices']))}, not {value!r}")
     if "low" in rules:
@@ -502,6 +564,7 @@ def _masked(key: str, value: Any) -> Any:
 
 
 def _check_together(settings: Settings) -> None:
+    _ = settings.hooks.named  # raises for a table that cannot be used
     if settings.blobs_in_database and settings.storage.backend == "sqlite":
         where = settings.sources.get("blobs.store", DEFAULT_SOURCE)
         raise ConfigError(f'{where}: blobs.store is "{IN_DATABASE}", but SQLite keeps no files; choose "files" or "s3"')

@@ -52,6 +52,14 @@ class Feed:
             changes.append(_change(row, known))
         return changes
 
+    def newest(self) -> str | None:
+        """As `Storage.newest_change`."""
+        rows = self._records.view("history/feed", startkey=[keys.END], descending=True, limit=1, reduce=False)
+        if not rows:
+            return None
+        key = rows[0]["key"]
+        return _change(rows[0], self._count(_low(int(key[0])), key[:2])).cursor
+
     def _resume(self, cursor: str) -> tuple[list[Any], int]:
         found = _CURSOR.fullmatch(cursor)
         if found is None:

@@ -174,6 +174,9 @@ class CouchStorage(Storage):
     def changes(self, *, after: str | None, limit: int) -> Sequence[Change]:
         return self._opened.feed.changes(after, limit)
 
+    def newest_change(self) -> str | None:
+        return self._opened.feed.newest()
+
     # Documents
 
     def put_document(

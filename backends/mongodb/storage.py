@@ -172,6 +172,10 @@ class MongoStorage(Storage):
         with driver_errors():
             return self._feed.read(after, limit)
 
+    def newest_change(self) -> str | None:
+        with driver_errors():
+            return str(self._feed.newest() or "") or None
+
     # Documents
 
     def put_document(

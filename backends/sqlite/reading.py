@@ -207,6 +207,12 @@ def changes(connection: Connection, after: str | None, limit: int) -> list[Chang
     ]
 
 
+def newest_change(connection: Connection) -> str | None:
+    """As `Storage.newest_change`."""
+    (newest,) = connection.execute("SELECT max(id) FROM change").fetchone()
+    return None if newest is None else str(newest)
+
+
 # Search
 
 

@@ -148,6 +148,10 @@ class SQLiteStorage(Storage):
         with self._connections.reading() as connection:
             return reading.changes(connection, after, limit)
 
+    def newest_change(self) -> str | None:
+        with self._connections.reading() as connection:
+            return reading.newest_change(connection)
+
     # Documents
 
     def put_document(

@@ -28,6 +28,7 @@ STATUS: dict[type[errors.DicomwebError], int] = {
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.ServerError: 500,
+    errors.Busy: 503,
     errors.StorageError: 500,
     errors.StorageUnavailable: 503,
     errors.StorageFull: 503,
@@ -51,12 +52,12 @@ def handle_our_error(
 ) -> None:
     """Answer one of our own errors."""
     status = status_of(exc)
-    if status >= 500:
+    if status >= 500 and not isinstance(exc, errors.Busy):
         _log.error("%s: %s", req.context.request_id, exc.message, exc_info=exc if status == 500 else None)
     details: dict[str, object] = {}
     if isinstance(exc, errors.NotAcceptable) and exc.offered:
         details["offered"] = list(exc.offered)
-    if isinstance(exc, errors.StorageUnavailable):
+    if isinstance(exc, errors.StorageUnavailable | errors.Busy):
         resp.set_header("Retry-After", str(exc.retry_after_seconds))
     if isinstance(exc, errors.RangeNotSatisfiable):
         resp.set_header("Content-Range", f"bytes */{exc.size_bytes}")

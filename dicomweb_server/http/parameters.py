@@ -31,6 +31,13 @@ SEARCH = (
     Parameter("multiplevaluematching", "Match any of several values, separated by backslashes or commas", _TRUTH),
 )
 
+CHANGES = (
+    Parameter("after", "The cursor that an answer gave as `next`; none: from the beginning; newest: from now", _TEXT),
+    Parameter("limit", "At most so many changes", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    Parameter("wait", "Seconds to wait for a change", {"type": "integer", "minimum": 0, "maximum": 60, "default": 0}),
+)
+EVENTS = (Parameter("after", "As of /changes; the Last-Event-ID header wins; none: from now", _TEXT),)
+
 ARCHIVE = (*ACCEPT, Parameter("dicomdir", "A DICOMDIR in a zip archive (extension)", _TRUTH))
 
 _ANNOTATION = Parameter("annotation", "Texts to burn in: patient, technique", _TEXT)

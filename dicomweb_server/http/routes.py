@@ -56,6 +56,7 @@ class Resources:
     health: Any
     home: Any
     description: Any
+    changes: Any
     viewer: Any
 
 
@@ -197,6 +198,27 @@ DICOMWEB: tuple[Route, ...] = (
         get=_retrieve("thumbnail.on_get_frame", "Retrieve a small picture of a frame", PICTURES, query.THUMBNAIL),
     ),
     route("/wado", get=_WADO_URI),
+    # Changes
+    route(
+        "/changes",
+        get=Operation(
+            responder="changes.on_get",
+            summary="What was stored and removed",
+            permission=Permission.SEARCH,
+            query=query.CHANGES,
+            gives=(JSON,),
+        ),
+    ),
+    route(
+        "/changes/events",
+        get=Operation(
+            responder="changes.on_get_events",
+            summary="What is stored and removed, as server-sent events",
+            permission=Permission.SEARCH,
+            query=query.EVENTS,
+            gives=("text/event-stream",),
+        ),
+    ),
 )
 
 VIEWER: tuple[Route, ...] = (

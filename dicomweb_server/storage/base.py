@@ -155,6 +155,11 @@ class Storage(ABC):
         Raises BadRequest for a cursor that this storage never gave.
         """
 
+    @abstractmethod
+    def newest_change(self) -> str | None:
+        """A cursor behind which `changes` gives all that is stored, replaced, restored or removed from now on; None
+        where nothing ever changed, which means the same."""
+
     # Documents
 
     @abstractmethod

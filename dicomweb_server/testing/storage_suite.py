@@ -107,6 +107,7 @@ class StorageSuite:
             lambda s: s.confirm_released(keys=["k"]),
             lambda s: s.known_blobs(keys=["k"]),
             lambda s: s.changes(after=None, limit=1),
+            lambda s: s.newest_change(),
             lambda s: s.put_document(kind="k", document_id="d", body=1, keys={}),
             lambda s: s.get_document(kind="k", document_id="d"),
             lambda s: s.document_history(kind="k", document_id="d"),
@@ -536,6 +537,18 @@ class StorageSuite:
             paged += page
             cursor = page[-1].cursor
         assert paged == list(whole)
+
+    def test_newest_change_is_where_new_ones_begin(self, storage: Storage) -> None:
+        assert storage.newest_change() is None
+        put(storage, *(record() for _ in range(3)))
+        begin = storage.newest_change()
+        assert begin is not None
+        assert storage.changes(after=begin, limit=9) == []
+        later = [record(), record()]
+        put(storage, *later)
+        found = storage.changes(after=begin, limit=9)
+        assert {change.instance_uid for change in found} == {one.instance_uid for one in later}
+        assert storage.changes(after=storage.newest_change(), limit=9) == []
 
     @pytest.mark.parametrize("cursor", ["", "x", "-1", "9" * 18, "9" * 40, "1.5", "١", "1;"])
     def test_a_foreign_cursor_is_refused(self, storage: Storage, cursor: str) -> None:

@@ -1,0 +1,231 @@
+"""Web hooks: signed, in order, retried, resumed, and delivered by one process at a time."""
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import orjson
+import pytest
+
+from backends.sqlite import SQLiteStorage
+from dicomweb_server.errors import ConfigError
+from dicomweb_server.services.hooks import DOCUMENT_KIND, LEASE_SECONDS, SIGNATURE_HEADER, Hook, Hooks
+from dicomweb_server.settings import load
+from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.records import ChangeKind, OnDuplicate
+from dicomweb_server.testing.datasets import record
+
+SECRET = "a secret of some length"  # noqa: S105  of a test
+
+
+class Receiver:
+    """What a hook is delivered to; answers with the statuses in `answers`, then with 204."""
+
+    def __init__(self, url: str = "") -> None:
+        self.url = url
+        self.answers: list[int] = []
+        self.got: list[tuple[Mapping[str, str], bytes]] = []
+        self.came = threading.Event()
+
+    def uids(self) -> list[str]:
+        """The instances of all changes, in order."""
+        return [change["instance_uid"] for _, body in self.got for change in orjson.loads(body)["changes"]]
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A real server on a free port."""
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = receiver.answers.pop(0) if receiver.answers else 204
+            if status == 204:
+                receiver.got.append((dict(self.headers), body))
+            self.send_response(status)
+            self.send_header("Location", f"{receiver.url}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            receiver.came.set()
+
+        def log_message(self, *_args: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    receiver.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as found:
+        yield found
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    storage = SQLiteStorage.from_settings(settings={"path": str(tmp_path / "index.sqlite")})
+    storage.open()
+    yield storage
+    storage.close()
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def hook_to(receiver: Receiver, *kinds: ChangeKind) -> Hook:
+    return Hook(name="one", url=receiver.url, secret=SECRET, kinds=frozenset(kinds or ChangeKind))
+
+
+def put(storage: Storage, count: int = 1) -> list[str]:
+    records = [record() for _ in range(count)]
+    storage.store(records=records, on_duplicate=OnDuplicate.REJECT)
+    return [one.instance_uid for one in records]
+
+
+def test_what_comes_after_the_start_is_delivered_signed(storage: Storage, receiver: Receiver) -> None:
+    put(storage, 3)
+    hook, hooks = hook_to(receiver), Hooks(storage, (), clock=Clock())
+    assert not hooks.step(hook)
+    uids = put(storage, 150)
+    while hooks.step(hook):
+        pass
+    assert receiver.uids() == uids
+    assert len(receiver.got) == 2
+    headers, body = receiver.got[0]
+    parts = dict(piece.split("=") for piece in headers[SIGNATURE_HEADER].split(","))
+    assert parts["t"] == "1000000"
+    wanted = hmac.new(SECRET.encode(), parts["t"].encode() + b"." + body, hashlib.sha256).hexdigest()
+    assert parts["v1"] == wanted
+
+
+@pytest.mark.parametrize("status", [500, 404, 302])
+def test_what_is_not_taken_comes_again_later_and_in_order(storage: Storage, receiver: Receiver, status: int) -> None:
+    clock = Clock()
+    hook, hooks = hook_to(receiver), Hooks(storage, (), clock=clock)
+    hooks.step(hook)
+    uids = put(storage)
+    receiver.answers = [status, status]
+    assert not hooks.step(hook)
+    uids += put(storage)
+    assert not hooks.step(hook)
+    assert receiver.answers == [status], "it must not be tried again at once"
+    clock.now += 2.1
+    assert not hooks.step(hook)
+    clock.now += 2.1
+    assert not hooks.step(hook)
+    assert receiver.uids() == []
+    clock.now += 2.1
+    assert hooks.step(hook)
+    assert receiver.uids() == uids
+    assert storage.get_document(kind=DOCUMENT_KIND, document_id="one").body["failures"] == 0
+
+
+def test_a_receiver_that_is_away_is_waited_for(storage: Storage) -> None:
+    with receiving() as gone:
+        hook = hook_to(gone)
+    clock = Clock()
+    hooks = Hooks(storage, (), clock=clock)
+    hooks.step(hook)
+    put(storage)
+    for expected in (2, 4, 8):
+        assert not hooks.step(hook)
+        state = storage.get_document(kind=DOCUMENT_KIND, document_id="one").body
+        assert state["retry_at"] == clock.now + expected
+        assert gone.url not in state["failure"]
+        clock.now = state["retry_at"]
+
+
+def test_only_the_kinds_that_are_wanted(storage: Storage, receiver: Receiver) -> None:
+    hook, hooks = hook_to(receiver, ChangeKind.REMOVED), Hooks(storage, (), clock=Clock())
+    hooks.step(hook)
+    one = record()
+    storage.store(records=[one], on_duplicate=OnDuplicate.REJECT)
+    assert hooks.step(hook)
+    assert not receiver.got
+    storage.remove(scope=one.scope)
+    assert hooks.step(hook)
+    assert receiver.uids() == [one.instance_uid]
+
+
+def test_another_process_goes_on_after_the_lease(storage: Storage, receiver: Receiver) -> None:
+    clock = Clock()
+    hook = hook_to(receiver)
+
+    def dies(_url: str, _body: bytes, _headers: Mapping[str, str]) -> None:
+        raise KeyboardInterrupt  # as kill -9: nothing is written afterwards
+
+    first, second = Hooks(storage, (), post=dies, clock=clock), Hooks(storage, (), clock=clock)
+    first.step(hook)
+    uids = put(storage, 2)
+    with pytest.raises(KeyboardInterrupt):
+        first.step(hook)
+    assert not second.step(hook), "the lease of the first still runs"
+    clock.now += LEASE_SECONDS + 1
+    assert second.step(hook)
+    assert receiver.uids() == uids
+
+
+def test_of_several_at_once_one_delivers(storage: Storage, receiver: Receiver) -> None:
+    hook = hook_to(receiver)
+    several = [Hooks(storage, [hook], look_every_seconds=0.01) for _ in range(4)]
+    Hooks(storage, ()).step(hook)
+    uids = put(storage, 250)
+    for one in several:
+        one.start()
+    try:
+        while len(receiver.uids()) < len(uids):
+            assert receiver.came.wait(20)
+            receiver.came.clear()
+    finally:
+        for one in several:
+            one.close()
+    assert receiver.uids() == uids
+
+
+class TestSettings:
+    def test_secret_from_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text(f"{SECRET}\n", encoding="utf-8")
+        (tmp_path / "site.toml").write_text(
+            f'[hooks.one]\nurl = "https://a.example/x"\nsecret_file = "{tmp_path}/secret"\nkinds = ["stored"]\n',
+            encoding="utf-8",
+        )
+        settings = load(tmp_path / "site.toml", environ={})
+        found = settings.hooks.named["one"]
+        assert (found.url, found.secret, found.kinds) == ("https://a.example/x", SECRET, ("stored",))
+        assert SECRET not in str(list(settings.items()))
+
+    @pytest.mark.parametrize(
+        ("variables", "words"),
+        [
+            ({"URL": "https://a.example"}, "secret"),
+            ({"SECRET": SECRET}, "url"),
+            ({"URL": "ftp://a.example", "SECRET": SECRET}, "http"),
+            ({"URL": "https://a.example", "SECRET": "short"}, "16 characters"),
+            ({"URL": "https://a.example", "SECRET": SECRET, "KINDS": '["moved"]'}, "stored"),
+            ({"URL": "https://a.example", "SECRET": SECRET, "URLS": "x"}, 'did you mean "url"'),
+        ],
+    )
+    def test_what_cannot_be_used_stops_the_start(self, variables: dict[str, str], words: str) -> None:
+        environ = {f"DICOMWEB__HOOKS__ONE__{name}": value for name, value in variables.items()}
+        with pytest.raises(ConfigError, match=words) as caught:
+            load(environ=environ)
+        assert "short" not in str(caught.value)
