@@ -50,7 +50,7 @@ class Documents:
             older = self._database.get(_older_id(kind, document_id, version))
             if older is not None:
                 return _document(older)
-        raise NotFound("There is no such document.")
+        raise NotFound("there is no such document")
 
     def history(self, kind: str, document_id: str) -> list[Document]:
         """As `Storage.document_history`."""
@@ -114,7 +114,7 @@ class Documents:
                 return _document(current)  # our own first try, whose answer was lost
             live = current is not None and not current["deleted"]
             if deleted and not live:
-                raise NotFound("There is no such document.")
+                raise NotFound("there is no such document")
             there = int(current["version"]) if current is not None and live else 0
             if expected is not None and expected != there:
                 raise VersionConflict(f"The document has version {there}, not {expected}.")

@@ -12,7 +12,7 @@ from typing import Any
 from backends.couchdb import keys
 from backends.couchdb.database import Database, Json
 from backends.couchdb.records import moment
-from dicomweb_server.errors import BadRequest, NotFound
+from dicomweb_server.errors import BadRequest
 from dicomweb_server.storage.records import Change, ChangeKind, Scope
 
 WINDOW_MICROSECONDS = 10 * 60 * 1_000_000
@@ -79,7 +79,7 @@ class Feed:
         value = rows[0]["value"] if rows else None
         last, count, least = (int(value[name]) for name in ("max", "count", "min")) if value else (0, 0, 1)
         if least and scope.level is not None:
-            raise NotFound("There is nothing stored here.")
+            raise scope.not_found()
         return f"{last}-{count}"
 
 

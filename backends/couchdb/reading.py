@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from backends.couchdb import keys
 from backends.couchdb import records as documents
 from backends.couchdb.database import Database, Json
-from dicomweb_server.errors import NotFound
 from dicomweb_server.storage.records import Metadata, Scope, StoredInstance
 
 INSTANCES_AT_ONCE = 200
@@ -41,7 +40,7 @@ class Reading:
     def _one(self, scope: Scope) -> Json:
         document = self._records.get(documents.instance_id(scope.instance_uid or ""))
         if document is None or not documents.inside(document, scope):
-            raise NotFound("The instance is not stored here.")
+            raise scope.not_found()
         return document
 
     def _pages(self, scope: Scope) -> Iterator[list[Json]]:
@@ -51,7 +50,7 @@ class Reading:
         pages = self._listed(scope)
         first = next(pages, None)
         if first is None:
-            raise NotFound("There is nothing stored here.")
+            raise scope.not_found()
 
         def rest() -> Iterator[list[Json]]:
             yield first

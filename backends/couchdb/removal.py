@@ -14,7 +14,6 @@ from backends.couchdb import records as documents
 from backends.couchdb.database import Database, Json
 from backends.couchdb.derive import Deriver, attempts
 from backends.couchdb.inflight import InFlight
-from dicomweb_server.errors import NotFound
 from dicomweb_server.storage.records import ChangeKind, Removed, Scope
 
 INTENT = "intent:"
@@ -41,7 +40,7 @@ class Removal:
         for _ in attempts():
             current = self._inside(scope)
             if not current and not total:
-                raise NotFound("There is nothing to remove.")
+                raise scope.not_found()
             removed = self._remove_these(current, whole=scope.instance_uid is None)
             total += len(removed)
             studies |= {item["study"] for item in removed}
@@ -49,7 +48,7 @@ class Removal:
             if len(removed) == len(current):
                 break
             if not removed and not total and not self._inside(scope):
-                raise NotFound("There is nothing to remove.")
+                raise scope.not_found()
         gone = self._archive.get_many(
             [*(entities.study_id(uid) for uid in studies), *(entities.series_id(*place) for place in series)]
         )

@@ -182,7 +182,7 @@ class Storing:
             old = next((old for old in self.replaced(instance_uid) if old["attempt"] == version), None)
             current = self._records.get(documents.instance_id(instance_uid))
             if old is None or current is None:
-                raise NotFound("There is no such version of the instance.")
+                raise NotFound("there is no such version of the instance")
             touched = _Touched()
             with self._inflight.writing({current["study"], old["study"]}):
                 if not self._replace(current, old, ChangeKind.RESTORED):

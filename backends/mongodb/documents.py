@@ -51,7 +51,7 @@ class Documents:
             old = self._current(kind, document_id)
             gone = old is None or old["deleted"]
             if deleted and gone:
-                raise NotFound("The document does not exist.")
+                raise NotFound("there is no such document")
             if expected_version is not None and expected_version != (0 if gone or old is None else old["version"]):
                 raise VersionConflict("The document changed since the version that was expected.")
             document = Document(
@@ -100,7 +100,7 @@ class Documents:
         else:
             current = None
         if current is None:
-            raise NotFound("The document does not exist.")
+            raise NotFound("there is no such document")
         return _document(current)
 
     def history(self, *, kind: str, document_id: str) -> list[Document]:

@@ -15,7 +15,6 @@ from backends.mongodb.query import Statement
 from backends.mongodb.removing import Remover
 from backends.mongodb.work import Work
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.errors import NotFound
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import Hit, Metadata, Page, ReplacedVersion, Scope, StoredInstance
 
@@ -52,7 +51,7 @@ class Reader:
             or scope.series_uid not in (None, doc["series"])
             or self._work.removed([doc])
         ):
-            raise NotFound("The instance does not exist.")
+            raise scope.not_found()
         return doc
 
     def instances(self, scope: Scope) -> Iterator[StoredInstance]:
@@ -78,7 +77,7 @@ class Reader:
         while not first and last is not None:
             first, last = self._page(scope, fields, last)
         if not first:
-            raise NotFound("There are no instances: the study or series does not exist.")
+            raise scope.not_found()
         return self._pages(scope, fields, made, first, last)
 
     def _pages(
@@ -135,7 +134,7 @@ class Reader:
             named = {"_id": series_id(scope.study_uid, scope.series_uid or "")} if scope.study_uid else {}
             found = self._connection.safe("series").find_one({**named, "uid": scope.series_uid}, {"v": 1})
         if found is None:
-            raise NotFound("The resource does not exist.")
+            raise scope.not_found()
         return str(found["v"])
 
     def replaced(self, instance_uid: str) -> list[ReplacedVersion]:

@@ -21,7 +21,7 @@ from backends.mongodb.work import (
     older_than,
 )
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.errors import NotFound, StorageUnavailable
+from dicomweb_server.errors import StorageUnavailable
 from dicomweb_server.storage.records import ChangeKind, Removed, Scope
 
 _BATCH = 500
@@ -44,7 +44,7 @@ class Remover:
         """As `Storage.remove`: a scope without a study means every study that has such a series or instance."""
         removed = [found for study_uid in self._studies(scope) if (found := self._remove_of(study_uid, scope))]
         if not removed:
-            raise NotFound("There is nothing to remove.")
+            raise scope.not_found()
         return Removed(
             studies=sum(one.studies for one in removed),
             series=sum(one.series for one in removed),

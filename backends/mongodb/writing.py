@@ -64,7 +64,7 @@ class Writer:
                 {"_id": version, "uid": instance_uid, "life": current["life"]}
             )
             if not current or not copy or copy["blob"]["key"] == current["blob"]["key"]:
-                raise NotFound("There is no such version of the instance.")
+                raise NotFound("there is no such version of the instance")
             record = record_of(stored_instance(copy, instance_uid), self._large_metadata.of(copy))
             mark = self._work.mark({current["study"], copy["study"]})
             if self._take_place(mark, current, record, ChangeKind.RESTORED, stored_at=copy["stored_at"]) is not None:

@@ -36,7 +36,7 @@ def put(
     ).fetchone()
     version, gone = row or (0, True)
     if deleted and gone:
-        raise NotFound("The document does not exist.")
+        raise NotFound("there is no such document")
     if expected_version is not None and expected_version != (0 if gone else version):
         raise VersionConflict("The document changed since the version that was expected.")
     version += 1
@@ -80,7 +80,7 @@ def get(connection: sqlite3.Connection, *, kind: str, document_id: str, version:
             (kind, document_id, version),
         ).fetchone()
     if row is None:
-        raise NotFound("The document does not exist.")
+        raise NotFound("there is no such document")
     return document_of(row)
 
 

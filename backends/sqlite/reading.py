@@ -15,7 +15,7 @@ from backends.sqlite.query import Statement
 from backends.sqlite.unit import scope_condition
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values
-from dicomweb_server.errors import BadRequest, NotFound
+from dicomweb_server.errors import BadRequest
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     Blob,
@@ -52,7 +52,7 @@ def get(connection: Connection, scope: Scope) -> StoredInstance:
     """As `Storage.get`."""
     row = connection.execute(f"SELECT {STORED} {JOINED} WHERE i.uid = ?", (scope.instance_uid,)).fetchone()
     if row is None or scope.study_uid not in (None, row[0]) or scope.series_uid not in (None, row[1]):
-        raise NotFound("The instance does not exist.")
+        raise scope.not_found()
     return stored_instance(row)
 
 
@@ -80,13 +80,13 @@ def _paged(connections: Connections, scope: Scope, columns: str, made: Callable[
             condition, values = scope_condition(scope)
             rows = connection.execute(f"SELECT {columns} {JOINED} WHERE {condition}", values).fetchall()
         if not rows:
-            raise NotFound("The instance does not exist.")
+            raise scope.not_found()
         return iter([made(row) for row in rows])
     with connections.reading() as connection:
         series = _series_in(connection, scope)
         first = _page(connection, columns, series[0], None) if series else []
     if not first:
-        raise NotFound("There are no instances: the study or series does not exist.")
+        raise scope.not_found()
     return _pages(connections, columns, made, series, first)
 
 
@@ -181,7 +181,7 @@ def version(connection: Connection, scope: Scope) -> str:
     else:
         row = connection.execute("SELECT changed FROM study WHERE uid = ?", (scope.study_uid,)).fetchone()
     if row is None:
-        raise NotFound("The resource does not exist.")
+        raise scope.not_found()
     return f"{token}-{row[0]}"
 
 

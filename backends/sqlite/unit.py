@@ -310,7 +310,7 @@ class Unit(Rows):
             values,
         ).fetchall()
         if not rows:
-            raise NotFound("There is nothing to remove.")
+            raise scope.not_found()
         series, studies = set(), set()
         for instance_id, uid, header_id, study_uid, series_uid in rows:
             header = self.header_by_id(header_id)
@@ -353,7 +353,7 @@ class Unit(Rows):
                 (int(version), instance_uid),
             ).fetchone()
         if row is None:
-            raise NotFound("There is no such version of the instance.")
+            raise NotFound("there is no such version of the instance")
         record = InstanceRecord(
             study_uid=row[0],
             series_uid=row[1],

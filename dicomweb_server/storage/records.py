@@ -11,8 +11,16 @@ from enum import StrEnum
 from typing import Any
 
 from dicomweb_server.dicom.levels import Level
+from dicomweb_server.errors import NotFound
 
 Attributes = Mapping[str, Mapping[str, Any]]
+
+_NOT_FOUND = {
+    None: "there is nothing in this archive",
+    Level.STUDY: "there is no such study in this archive",
+    Level.SERIES: "there is no such series in this study",
+    Level.INSTANCE: "there is no such instance in this series",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,10 @@ class Scope:
         if self.series_uid is not None:
             return Level.SERIES
         return Level.STUDY if self.study_uid is not None else None
+
+    def not_found(self) -> NotFound:
+        """What to raise when nothing is there: in the same words whatever the storage."""
+        return NotFound(_NOT_FOUND[self.level])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

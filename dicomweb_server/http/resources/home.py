@@ -25,11 +25,16 @@ _STYLE = (
     "a{color:#0b5cad}"
 )
 
+_VIEWER_HINT = (
+    "<p>No viewer is installed. <code>dicomweb-server viewer install</code>, and a restart, bring OHIF to this address."
+)
+
 
 class HomeResource:
     """The root of the server, and of each DICOMweb prefix. `viewer` is the path of the hosted viewer, None without."""
 
     def __init__(self, *, viewer: str | None = None) -> None:
+        self._hint = "" if viewer else _VIEWER_HINT
         self._places = (((f"{{root}}{viewer}/", "Look at studies (OHIF)"),) if viewer else ()) + _PLACES
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -40,7 +45,7 @@ class HomeResource:
         if "text/html" in (req.get_header("Accept") or ""):
             resp.content_type = "text/html; charset=utf-8"
             resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-            resp.data = _page(address.dicomweb, places).encode()
+            resp.data = _page(address.dicomweb, places, self._hint).encode()
         else:
             resp.content_type = "application/json"
             resp.data = orjson.dumps(
@@ -48,7 +53,7 @@ class HomeResource:
             )
 
 
-def _page(base: str, places: list[tuple[str, str]]) -> str:
+def _page(base: str, places: list[tuple[str, str]], hint: str) -> str:
     rows = "".join(
         f"<tr><td><a href='{html.escape(url, quote=True)}'><code>{html.escape(url)}</code></a><td>{html.escape(what)}"
         for url, what in places
@@ -62,5 +67,5 @@ def _page(base: str, places: list[tuple[str, str]]) -> str:
         "<h2>Try it</h2><pre>"
         f"curl '{shown}/studies?limit=5'\n"
         f"dicomweb_client --url {shown} search studies\n"
-        f"dicomweb_client --url {shown} store instances image.dcm</pre></html>"
+        f"dicomweb_client --url {shown} store instances image.dcm</pre>{hint}</html>"
     )
