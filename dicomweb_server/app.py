@@ -181,7 +181,7 @@ def _resources(
         thumbnail=ThumbnailResource(pictures, cache=cache),
         wado_uri=WadoUriResource(retrieve, images, pictures, transcode, frames, cache=cache),
         health=HealthResource(storage, blobs),
-        home=HomeResource(viewer=settings.viewer.path if viewer.installed else None),
+        home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
         changes=ChangesResource(feed),
         description=DescriptionResource(

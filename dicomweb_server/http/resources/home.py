@@ -31,10 +31,11 @@ _VIEWER_HINT = (
 
 
 class HomeResource:
-    """The root of the server, and of each DICOMweb prefix. `viewer` is the path of the hosted viewer, None without."""
+    """The root of the server, and of each DICOMweb prefix. `viewer` is the path of the hosted viewer, None without;
+    then a `hint` says how to get one, where one may be."""
 
-    def __init__(self, *, viewer: str | None = None) -> None:
-        self._hint = "" if viewer else _VIEWER_HINT
+    def __init__(self, *, viewer: str | None = None, hint: bool = False) -> None:
+        self._hint = _VIEWER_HINT if hint and not viewer else ""
         self._places = (((f"{{root}}{viewer}/", "Look at studies (OHIF)"),) if viewer else ()) + _PLACES
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
