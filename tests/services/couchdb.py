@@ -45,7 +45,7 @@ class PouchDBServer:
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "config.json"
         config.write_text(json.dumps({"log": {"file": str(self._folder / "log.txt"), "level": "error"}}))
-        command = [str(_executable()), "-n", "-o", "127.0.0.1", "-p", str(self.port), "-c", str(config)]
+        command = [str(executable()), "-n", "-o", "127.0.0.1", "-p", str(self.port), "-c", str(config)]
         command += ["-m"] if self._in_memory else ["-d", str(self._folder)]
         with (self._folder / "output.txt").open("ab") as output:
             self._process = subprocess.Popen(command, cwd=self._folder, stdout=output, stderr=output)
@@ -118,12 +118,12 @@ def _request(url: str, method: str) -> urllib.request.Request:
     return request
 
 
-def _executable() -> Path:
+def executable() -> Path:
     """PouchDB Server, installed on first use. No install scripts run: its binaries are prebuilt."""
     folder = CACHE / "pouchdb-server"
-    executable = folder / "node_modules" / ".bin" / "pouchdb-server"
-    if executable.exists():
-        return executable
+    program = folder / "node_modules" / ".bin" / "pouchdb-server"
+    if program.exists():
+        return program
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         raise Unavailable(HOW)
@@ -131,9 +131,9 @@ def _executable() -> Path:
     (folder / "package.json").write_text('{"private": true}')
     command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", PACKAGE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
-    if done.returncode or not executable.exists():
+    if done.returncode or not program.exists():
         raise Unavailable(f"{HOW}; npm said: {done.stderr[-300:]}")
-    return executable
+    return program
 
 
 def _answers(url: str) -> bool:
