@@ -52,6 +52,12 @@ class Documents:
                 return _document(older)
         raise NotFound("there is no such document")
 
+    def get_many(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Document]:
+        """As `Storage.documents_of`."""
+        found = self._database.get_many([_current_id(*name) for name in dict.fromkeys(names)])
+        documents = [_document(each) for each in found.values() if not each["deleted"]]
+        return {(document.kind, document.document_id): document for document in documents}
+
     def history(self, kind: str, document_id: str) -> list[Document]:
         """As `Storage.document_history`."""
         current = self._database.get(_current_id(kind, document_id))

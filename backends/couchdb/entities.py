@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from backends.couchdb import keys
-from dicomweb_server.dicom.attributes import Attributes, merge, patient_key, select
+from dicomweb_server.dicom.attributes import Attributes, merge, patient_digest, patient_key, select
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values, sort_key
 from dicomweb_server.dicom.names import sound, words
@@ -134,7 +134,12 @@ def series_id(study_uid: str, series_uid: str) -> str:
 
 def patient_id(key: str) -> str:
     """Of a patient; the key may be of any length."""
-    return f"patient:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+    return f"patient:{patient_digest(str(keys.decode(key)))}"
+
+
+def digested_id(digest: str) -> str:
+    """Of the patient whose key has this digest."""
+    return f"patient:{digest}"
 
 
 def mark_of(rows: Iterable[Sequence[Any]]) -> str:

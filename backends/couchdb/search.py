@@ -1,7 +1,8 @@
 """Searching: candidates from the best index, compared with all terms, in order, cut, and made into hits with totals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,9 +14,9 @@ from backends.couchdb import records as documents
 from backends.couchdb.database import Database, Json
 from backends.couchdb.entities import INSTANCE_UID, MODALITIES, POSITION, SERIES_NUMBER, SOP_CLASSES
 from backends.couchdb.sources import Candidate, Source, Sources, default_order, of_ids, term_ranges
-from dicomweb_server.dicom.attributes import SUMMARY, Attributes
+from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, SUMMARY, Attributes, clock_digits
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Equal, matches, sort_key
+from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Equal, Has, Not, Term, holds, sort_key, terms_in
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Hit, Page, Scope
 
@@ -24,15 +25,17 @@ STUDIES_OF_PATIENT, SERIES_OF_PATIENT, INSTANCES_OF_PATIENT = "00201200", "00201
 SERIES_OF_STUDY, INSTANCES_OF_STUDY, INSTANCES_OF_SERIES = "00201206", "00201208", "00201209"
 _OF_STUDY = frozenset((MODALITIES, SOP_CLASSES, SERIES_OF_STUDY, INSTANCES_OF_STUDY))
 _OF_PATIENT = frozenset((STUDIES_OF_PATIENT, SERIES_OF_PATIENT, INSTANCES_OF_PATIENT))
+_TIMED = frozenset((Level.PATIENT, Level.STUDY, Level.SERIES))
 _NO_NUMBERS = {"studies": 0, "series": 0, "instances": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A document that matches, with what was compared."""
+    """A document that matches; what it shows, and what was compared, which has what is computed besides."""
 
     document: Json
     attributes: Attributes
+    compared: Attributes
 
 
 class Search:
@@ -46,13 +49,14 @@ class Search:
     def search(self, query: Query) -> Page:
         """As `Storage.search`."""
         source = self._source(query)
-        skipped = query.offset if source.exact and not query.terms and source.ordered else 0
+        skipped = query.offset if source.exact and not is_narrowed(query) and source.ordered else 0
         found = self._found(query, source, query.offset - skipped + query.limit + 1)
         start = query.offset - skipped
         some = list(islice(found, start, start + query.limit + 1))
         numbers = self._numbers(query.level, [each.document for each in some[: query.limit]])
+        times = self._times(query.level, [each.document for each in some[: query.limit]]) if query.times else {}
         hits = [
-            _hit(query.level, each, number)
+            _hit(query.level, each, number, times.get(each.document["_id"]))
             for each, number in zip(some[: query.limit], numbers, strict=True)
             if number["instances"]  # what a removal is just taking away
         ]
@@ -60,11 +64,11 @@ class Search:
 
     def count(self, query: Query) -> int:
         """As `Storage.count`."""
-        plain = Query(level=query.level, scope=query.scope, terms=query.terms)
-        if not query.terms and query.scope.level is None:
+        plain = Query(level=query.level, scope=query.scope, terms=query.terms, conditions=query.conditions)
+        if not is_narrowed(query) and query.scope.level is None:
             return self._count_all(query.level)
         source = self._source(plain)
-        if source.exact:
+        if source.exact and not query.conditions:
             return len({each.document_id for page in source.pages(DOCUMENTS_AT_ONCE) for each in page})
         return sum(1 for _ in self._found(plain, source, DOCUMENTS_AT_ONCE))
 
@@ -83,7 +87,7 @@ class Search:
         if query.level is Level.INSTANCE:
             return self._instances(query)
         if scope.study_uid is None:
-            return self._sources.choose(query)
+            return self._of_patients(query) or self._sources.choose(query)
         if query.level is Level.STUDY:
             return of_ids([entities.study_id(scope.study_uid)])
         if query.level is Level.PATIENT:
@@ -96,6 +100,20 @@ class Search:
             pages=lambda size: self._sources.walk(Level.SERIES, "in", size, study_uid),
             ordered=query.order == (Order(SERIES_NUMBER, "IS"),),
         )
+
+    def _of_patients(self, query: Query) -> Source | None:
+        """What belongs to patients that are named by their digests."""
+        for term in query.terms:
+            if term.path != (PATIENT_DIGEST,) or query.level is Level.SERIES:
+                continue
+            digests = [str(pattern.value) for pattern in term.any_of if isinstance(pattern, Equal)]
+            patients = [entities.digested_id(digest) for digest in digests]
+            if query.level is Level.PATIENT:
+                return of_ids(patients)
+            uids = [patient["uid"] for patient in self._archive.get_many(patients).values()]
+            rows = self._archive.view("patients/studies", keys=uids) if uids else []
+            return of_ids([row["id"] for row in rows])
+        return None
 
     def _instances(self, query: Query) -> Source:
         scope = query.scope
@@ -110,10 +128,9 @@ class Search:
             ranges = term_ranges(entities.HEADER, term)
             if ranges is not None:
                 return Source(pages=partial(self._with_headers, ranges), placed=True)
-        skip = query.offset if not query.terms and not query.order else 0
-        return Source(
-            pages=lambda size: self._all_instances(size, skip), ordered=not query.order, exact=not query.terms
-        )
+        plain = not is_narrowed(query)
+        skip = query.offset if plain and not query.order else 0
+        return Source(pages=lambda size: self._all_instances(size, skip), ordered=not query.order, exact=plain)
 
     def _listed(self, query: Query) -> Source:
         """The instances of a study or series."""
@@ -193,17 +210,42 @@ class Search:
 
     def _compare(self, query: Query, found: Sequence[Json]) -> Iterator[Found]:
         computed = self._computed(query, found)
+        above = self._above(query)
         for place, document in enumerate(found):
             attributes = self._attributes(query, document)
             shown = {**attributes, **computed[place]} if computed[place] else attributes
-            if all(matches(term, shown) for term in query.terms) and _in_scope(query.level, document, query.scope):
-                yield Found(document, attributes)
+
+            def has(wanted: Has, document: Json = document) -> bool:
+                return _identity(query.level, document) in above[wanted]
+
+            fits = all(holds(condition, shown, has) for condition in (*query.terms, *query.conditions))
+            if fits and _in_scope(query.level, document, query.scope):
+                yield Found(document, attributes, shown)
+
+    def _above(self, query: Query) -> dict[Has, set[tuple[str, ...]]]:
+        """For each condition on what is below: which entities of the level of the query have that."""
+        return {wanted: self._having(wanted, query.level) for wanted in _wanted_below(query.conditions)}
+
+    def _having(self, wanted: Has, level: Level) -> set[tuple[str, ...]]:
+        if wanted.level.depth <= level.depth:
+            return set()
+        terms = tuple(part for part in wanted.parts if isinstance(part, Term))
+        others = tuple(part for part in wanted.parts if not isinstance(part, Term))
+        below = Query(level=wanted.level, terms=terms, conditions=others)
+        found = [each.document for each in self._found(below, self._source(below), DOCUMENTS_AT_ONCE)]
+        if level is Level.SERIES:
+            return {(document["series"], document["study"]) for document in found}
+        studies = {document["uid"] if wanted.level is Level.STUDY else document["study"] for document in found}
+        if level is Level.STUDY:
+            return {(uid,) for uid in studies}
+        above = self._archive.get_many([entities.study_id(uid) for uid in sorted(studies)])
+        return {(document["patient"],) for document in above.values()}
 
     def _attributes(self, query: Query, document: Json) -> Attributes:
         if query.level is not Level.INSTANCE:
             parsed: Attributes = orjson.loads(document["attributes"])
             return parsed
-        tags = {term.path[0] for term in query.terms} | {order.tag for order in query.order}
+        tags = _asked(query)
         if all(part in SUMMARY or part in _OF_STUDY for tag in tags for part in tag.split("+")):
             summary: Attributes = orjson.loads(document["summary"])
             return summary
@@ -216,7 +258,7 @@ class Search:
 
     def _computed(self, query: Query, found: Sequence[Json]) -> list[Mapping[str, Mapping[str, Any]]]:
         """The attributes that no header has, where a term asks for one."""
-        asked = {term.path[0] for term in query.terms}
+        asked = _asked(query)
         computed: list[dict[str, Mapping[str, Any]]] = [{} for _ in found]
         if query.level is Level.PATIENT and asked & _OF_PATIENT:
             for place, numbers in enumerate(self._numbers(Level.PATIENT, found)):
@@ -225,12 +267,55 @@ class Search:
                     SERIES_OF_PATIENT: _integer(numbers["series"]),
                     INSTANCES_OF_PATIENT: _integer(numbers["instances"]),
                 }
+        if PATIENT_DIGEST in asked:
+            for place, digest in enumerate(self._digests(query.level, found)):
+                computed[place][PATIENT_DIGEST] = {"vr": "UN", "Value": [digest]}
+        if LAST_CHANGED in asked:
+            times = self._times(query.level, found)
+            for place, document in enumerate(found):
+                if moment := times.get(document["_id"]):
+                    computed[place][LAST_CHANGED] = {"vr": "UN", "Value": [clock_digits(moment)]}
         if query.level is not Level.PATIENT and asked & _OF_STUDY:
             self._add_of_study(query.level, found, computed, counted=bool(asked - {MODALITIES, SOP_CLASSES}))
         if query.level.depth >= Level.SERIES.depth and INSTANCES_OF_SERIES in asked:
             for place, number in enumerate(self._counts([[each["study"], _series_of(each)] for each in found])):
                 computed[place][INSTANCES_OF_SERIES] = _integer(number)
         return list(computed)
+
+    def _digests(self, level: Level, found: Sequence[Json]) -> list[str]:
+        """The digests of the patients that these belong to."""
+        if level is Level.PATIENT:
+            return [document["_id"].partition(":")[2] for document in found]
+        studies: dict[str, Json] = {}
+        if level is not Level.STUDY:
+            names = dict.fromkeys(entities.study_id(document["study"]) for document in found)
+            studies = self._archive.get_many(list(names))
+        patients = [
+            (document if level is Level.STUDY else studies.get(entities.study_id(document["study"]), {})).get("patient")
+            for document in found
+        ]
+        return [entities.patient_id(key).partition(":")[2] if key is not None else "" for key in patients]
+
+    def _times(self, level: Level, found: Sequence[Json]) -> dict[str, datetime]:
+        """When entities last changed, by their ids: the latest of the entries below each."""
+        if level not in _TIMED or not found:
+            return {}
+        places: list[tuple[str, list[str]]] = [
+            (document["_id"], [document["study"], document["uid"]] if level is Level.SERIES else [document["uid"]])
+            for document in found
+        ]
+        if level is Level.PATIENT:
+            identities = {document["uid"]: document["_id"] for document in found}
+            rows = self._archive.view("patients/studies", keys=list(identities))
+            places = [(identities[row["key"]], [row["value"][0]]) for row in rows]
+        ranges = [{"startkey": place, "endkey": [*place, keys.END], "reduce": True} for _, place in places]
+        times: dict[str, datetime] = {}
+        answers = self._records.ranges("history/history", ranges) if ranges else []
+        for (identity, _), rows in zip(places, answers, strict=True):
+            if rows and rows[0]["value"]:
+                latest = documents.moment(int(rows[0]["value"]["max"]))
+                times[identity] = max(latest, times.get(identity, latest))
+        return times
 
     def _add_of_study(
         self, level: Level, found: Sequence[Json], computed: list[dict[str, Mapping[str, Any]]], *, counted: bool
@@ -302,6 +387,28 @@ class Search:
         return [found.get(tuple(place), 0) for place in places]
 
 
+def is_narrowed(query: Query) -> bool:
+    """Whether not simply everything is asked for."""
+    return bool(query.terms or query.conditions)
+
+
+def _asked(query: Query) -> set[str]:
+    """The tags that are compared or ordered by."""
+    compared = {term.path[0] for term in (*query.terms, *terms_in(query.conditions))}
+    return compared | {order.tag for order in query.order}
+
+
+def _wanted_below(conditions: Iterable[Condition]) -> Iterator[Has]:
+    for condition in conditions:
+        match condition:
+            case Has():
+                yield condition
+            case AllOf(parts) | AnyOf(parts):
+                yield from _wanted_below(parts)
+            case Not(part):
+                yield from _wanted_below((part,))
+
+
 def _series_of(document: Json) -> str:
     return str(document["series"] if "series" in document else document["uid"])
 
@@ -322,7 +429,7 @@ def _identity(level: Level, document: Json) -> tuple[str, ...]:
 
 
 def _sorted(found: list[Found], order: Order) -> list[Found]:
-    keyed = [(sort_key(each.attributes, order.tag), each) for each in found]
+    keyed = [(sort_key(each.compared, order.tag), each) for each in found]
     present = [(value, each) for value, each in keyed if value is not None]
     present.sort(key=lambda pair: _rankable(pair[0]), reverse=order.descending)
     return [each for _, each in present] + [each for value, each in keyed if value is None]
@@ -334,7 +441,7 @@ def _in_scope(level: Level, document: Json, scope: Scope) -> bool:
     return True
 
 
-def _hit(level: Level, found: Found, numbers: Mapping[str, int]) -> Hit:
+def _hit(level: Level, found: Found, numbers: Mapping[str, int], changed_at: datetime | None) -> Hit:
     document = found.document
     if level is Level.INSTANCE:
         return Hit(
@@ -360,4 +467,5 @@ def _hit(level: Level, found: Found, numbers: Mapping[str, int]) -> Hit:
         modalities=tuple(sets["modalities"]),
         sop_classes=tuple(sets["sop_classes"]),
         transfer_syntaxes=tuple(sets["transfer_syntaxes"]),
+        changed_at=changed_at,
     )

@@ -15,6 +15,9 @@ from backends.couchdb.database import Database, Json
 from backends.couchdb.entities import SCANS, STUDY_DATE, STUDY_TIME, TERMS, words_tag
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import (
+    AllOf,
+    AnyOf,
+    Condition,
     Empty,
     Equal,
     Pattern,
@@ -75,9 +78,13 @@ class Sources:
 
     def choose(self, query: Query) -> Source:
         """The best source for a query on patients, studies or series outside a scope."""
+        lone = len(query.terms) + len(query.conditions) == 1
         ranked = [(rank, place) for place, term in enumerate(query.terms) if (rank := _rank(term, query)) is not None]
         if ranked:
-            return self._by_term(query.terms[min(ranked)[1]], query, lone=len(query.terms) == 1)
+            return self._by_term(query.terms[min(ranked)[1]], query, lone=lone)
+        for condition in query.conditions:
+            if ranges := _ranges_of(query.level, condition):
+                return Source(pages=lambda _, ranges=ranges: iter([self.collect(ranges)]), placed=True)  # type: ignore[misc]
         return self._walk(query)
 
     def _by_term(self, term: Term, query: Query, *, lone: bool) -> Source:
@@ -175,11 +182,12 @@ class Sources:
     def _walk(self, query: Query) -> Source:
         level = query.level
         name = _order_name(level, query.order)
-        skip = 0 if query.terms else query.offset
+        plain = not query.terms and not query.conditions
+        skip = query.offset if plain else 0
         return Source(
             pages=lambda size: self.walk(level, name or "uid", size, skip=skip if name else 0),
             ordered=name is not None,
-            exact=not query.terms,
+            exact=plain,
         )
 
 
@@ -257,6 +265,20 @@ def _prefix(pattern: Wildcard) -> str:
     """What a value must begin with."""
     ends = [place for place in (pattern.pattern.find("*"), pattern.pattern.find("?")) if place >= 0]
     return pattern.pattern[: min(ends, default=len(pattern.pattern))]
+
+
+def _ranges_of(level: Level, condition: Condition) -> list[Json] | None:
+    """The ranges of `terms` that hold everything for which the condition holds; None where there are none."""
+    match condition:
+        case Term():
+            return term_ranges(level, condition)
+        case AllOf(parts):
+            return next((ranges for part in parts if (ranges := _ranges_of(level, part)) is not None), None)
+        case AnyOf(parts):
+            found = [_ranges_of(level, part) for part in parts]
+            return None if None in found else [each for ranges in found for each in ranges or ()]
+        case _:
+            return None
 
 
 def term_ranges(level: str, term: Term) -> list[Json] | None:

@@ -193,6 +193,9 @@ class CouchStorage(Storage):
     def get_document(self, *, kind: str, document_id: str, version: int | None = None) -> Document:
         return self._opened.documents.get(kind, document_id, version)
 
+    def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
+        return self._opened.documents.get_many(names)
+
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         return self._opened.documents.history(kind, document_id)
 

@@ -16,8 +16,15 @@ from pymongo.errors import DuplicateKeyError
 from backends.mongodb.connection import Connection, Doc
 from backends.mongodb.keys import search_fields
 from backends.mongodb.schema import COLLECTION
-from backends.mongodb.work import Work, new_token
-from dicomweb_server.dicom.attributes import Attributes, is_empty, patient_key, select
+from backends.mongodb.work import Work, new_token, now_in_milliseconds
+from dicomweb_server.dicom.attributes import (
+    Attributes,
+    clock_digits,
+    is_empty,
+    patient_digest,
+    patient_key,
+    select,
+)
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values
 from dicomweb_server.errors import StorageUnavailable
@@ -226,7 +233,10 @@ class Ascent:
         operations = [
             UpdateOne(
                 {"_id": key, "epoch": self._seen[level][key]["epoch"]},
-                {"$inc": {name: change.numbers[name] for name in NUMBERS[level]}, "$set": {"v": new_token()}},
+                {
+                    "$inc": {name: change.numbers[name] for name in NUMBERS[level]},
+                    "$set": {"v": new_token(), "changed_at": clock_digits(now_in_milliseconds())},
+                },
             )
             for key, change in changes.items()
         ]
@@ -337,10 +347,14 @@ class Ascent:
 
     def _study(self, identity: str) -> Doc | None:
         doc = _document(Level.STUDY, identity, self._below(Level.SERIES, {"study": identity}))
-        return doc and {**doc, "patient": patient_key(orjson.loads(doc["attributes"]), identity)}
+        if doc is None:
+            return None
+        key = patient_key(orjson.loads(doc["attributes"]), identity)
+        return {**doc, "patient": key, "digest": patient_digest(key)}
 
     def _patient(self, identity: str) -> Doc | None:
-        return _document(Level.PATIENT, identity, self._below(Level.STUDY, {"patient": identity}))
+        doc = _document(Level.PATIENT, identity, self._below(Level.STUDY, {"patient": identity}))
+        return doc and {**doc, "digest": patient_digest(identity)}
 
     def _below(self, level: Level, condition: Doc) -> list[Doc]:
         found = list(self._connection.safe(COLLECTION[level]).find(condition, _BELOW).sort("_id", 1))
@@ -385,6 +399,7 @@ def _document(level: Level, identity: str, below: Sequence[Doc]) -> Doc | None:
         "_id": identity,
         "v": new_token(),
         "epoch": new_token(),
+        "changed_at": clock_digits(now_in_milliseconds()),
         **{name: sum(part.get(name, 0) for part in below) for name in NUMBERS[level]},
         **{name: sorted({value for part in below for value in part[name]}) for name in SETS},
         "attributes": orjson.dumps(attributes, default=dict),

@@ -103,6 +103,12 @@ class Documents:
             raise NotFound("there is no such document")
         return _document(current)
 
+    def get_many(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Document]:
+        """As `Storage.documents_of`."""
+        wanted = {"_id": {"$in": [_identity(*name) for name in names]}, "deleted": False}
+        found = map(_document, self._connection.safe("documents").find(wanted))
+        return {(document.kind, document.document_id): document for document in found}
+
     def history(self, *, kind: str, document_id: str) -> list[Document]:
         """As `Storage.document_history`."""
         current = self._current(kind, document_id)

@@ -28,7 +28,8 @@ from backends.mongodb.keys import (
     encoded,
 )
 from backends.mongodb.schema import COLLECTION, LIST_ORDER
-from dicomweb_server.dicom.attributes import level_of
+from dicomweb_server.dicom import matching
+from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, level_of
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import Empty, Equal, Pattern, Range, Term, Wildcard, Words
 from dicomweb_server.dicom.names import sound
@@ -55,6 +56,7 @@ _POSITION = "00200013"
 _STUDY_DATE = "00080020"
 _NEWEST_FIRST = (("00080020", True), ("00080030", True))
 
+_KEY_FIELDS = frozenset(("_id", "study", "series", "uid", "digest"))
 _ANY = r"[\s\S]"
 
 NEVER: Doc = {"_id": {"$in": []}}
@@ -94,7 +96,9 @@ class Statement:
         self._connection = connection
         self._level = query.level
         self._query = query
+        self._gone = gone
         conditions = [*self._scope(query.scope), *(self._term(term) for term in query.terms)]
+        conditions += [self._condition(condition) for condition in query.conditions]
         if query.level is Level.INSTANCE and (hidden := sorted(gone)):
             conditions.append(Condition({"gone": {"$nin": hidden}}))
         self.hint = None
@@ -114,7 +118,7 @@ class Statement:
             {"$sort": sort},
             *([{"$skip": self._query.offset}] if self._query.offset else []),
             {"$limit": self._query.limit + 1},
-            {"$project": _FIELDS[self._level]},
+            {"$project": {**_FIELDS[self._level], **({"changed_at": 1} if self._query.times else {})}},
         ]
 
     def run(self) -> list[Doc]:
@@ -165,10 +169,42 @@ class Statement:
         patients = self._connection.safe("studies").distinct("patient", {"_id": {"$in": studies}})
         return Condition({"_id": {"$in": patients}}, selective=True)
 
+    # Conditions
+
+    def _condition(self, condition: matching.Condition) -> Condition:
+        match condition:
+            case Term():
+                found = self._term(condition)
+                return Condition(found.match, found.selective)  # the index of texts serves a single term only
+            case matching.AllOf(parts):
+                made = [self._condition(part) for part in parts]
+                matches = [part.match for part in made]
+                return Condition({"$and": matches} if matches else {}, any(part.selective for part in made))
+            case matching.AnyOf(parts):
+                return any_of([self._condition(part) for part in parts])
+            case matching.Not(part):
+                return Condition({"$nor": [self._condition(part).match]})
+            case matching.Has(level, parts):
+                return self._has(level, parts)
+
+    def _has(self, level: Level, parts: tuple[matching.Condition, ...]) -> Condition:
+        """The entities above those of a deeper level: looked up first."""
+        if level.depth <= self._level.depth:
+            return any_of(())
+        terms = tuple(part for part in parts if isinstance(part, Term))
+        others = tuple(part for part in parts if not isinstance(part, Term))
+        below = Statement(self._connection, Query(level=level, terms=terms, conditions=others), gone=self._gone)
+        return self._of_below(level, below.match)
+
     # Terms
 
     def _term(self, term: Term) -> Condition:
         head, single = term.path[0], len(term.path) == 1
+        if head == LAST_CHANGED:
+            return _absent(term) if self._level is Level.INSTANCE else _plain("changed_at", term.any_of)
+        if head == PATIENT_DIGEST:
+            condition = _plain("digest", term.any_of)
+            return condition if self._level.depth <= Level.STUDY.depth else self._above(Level.STUDY, condition)
         if single and head in _UID_LEVEL:
             field = _UID_FIELD[self._level].get(head)
             return _plain(field, term.any_of) if field else _absent(term)
@@ -276,6 +312,8 @@ class Statement:
     def _sort_field(self, order: Order) -> str | Doc | None:
         """The name of a field, or how it is worked out; None for what an entity of this level never has."""
         tag = order.tag
+        if tag == LAST_CHANGED:
+            return None if self._level is Level.INSTANCE else "changed_at"
         if tag in _UID_LEVEL:
             return _UID_FIELD[self._level].get(tag)
         if tag in _NUMBERS:
@@ -315,7 +353,7 @@ def _plain(field: str, patterns: Iterable[Pattern]) -> Condition:
     parts = []
     equal = [pattern.value for pattern in patterns if isinstance(pattern, Equal)]
     if equal:
-        parts.append(Condition({field: {"$in": equal}}, selective=field in ("_id", "study", "series", "uid")))
+        parts.append(Condition({field: {"$in": equal}}, selective=field in _KEY_FIELDS))
     for pattern in patterns:
         match pattern:
             case Range(low, high):

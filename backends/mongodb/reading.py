@@ -14,6 +14,7 @@ from backends.mongodb.instances import METADATA, STORED, LargeMetadata, metadata
 from backends.mongodb.query import Statement
 from backends.mongodb.removing import Remover
 from backends.mongodb.work import Work
+from dicomweb_server.dicom.attributes import clock_moment
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import Hit, Metadata, Page, ReplacedVersion, Scope, StoredInstance
@@ -194,6 +195,7 @@ def _hit(level: Level, doc: Doc) -> Hit:
         modalities=tuple(doc["modalities"]),
         sop_classes=tuple(doc["sop_classes"]),
         transfer_syntaxes=tuple(doc["transfer_syntaxes"]),
+        changed_at=clock_moment(doc["changed_at"]) if "changed_at" in doc else None,
     )
 
 

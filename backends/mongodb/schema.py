@@ -23,10 +23,12 @@ from pymongo.errors import OperationFailure
 
 from backends.mongodb.connection import Connection
 from backends.mongodb.keys import SORTED, TEXTS
+from backends.mongodb.work import now_in_milliseconds
+from dicomweb_server.dicom.attributes import clock_digits, patient_digest
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 
 COLLECTION = {
     Level.PATIENT: "patients",
@@ -87,10 +89,18 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         *_sort_indexes(Level.STUDY),
         _SEVERAL_DATES,
         IndexModel([("patient", 1)], name="patient"),
+        IndexModel([("digest", 1)], name="digest"),
+        IndexModel([("changed_at", 1)], name="changed_at"),
         IndexModel([("modalities", 1)], name="modalities"),
         IndexModel([("sop_classes", 1)], name="sop_classes"),
     ],
-    "patients": [_VALUES, _list_index(Level.PATIENT), *_sort_indexes(Level.PATIENT)],
+    "patients": [
+        _VALUES,
+        _list_index(Level.PATIENT),
+        *_sort_indexes(Level.PATIENT),
+        IndexModel([("digest", 1)], name="digest"),
+        IndexModel([("changed_at", 1)], name="changed_at"),
+    ],
     "replaced": [
         IndexModel([("uid", 1), ("order", 1), ("_id", 1)], name="uid"),
         IndexModel([("blobs", 1)], name="blobs"),
@@ -123,5 +133,20 @@ def prepare(connection: Connection) -> str:
                     f"The collection {name} of this database has other indexes than this server."
                 ) from error
             raise
+    if known.get("version", VERSION) < VERSION:
+        _migrate(connection)
     connection.safe("counters").update_one({"_id": "changes"}, {"$setOnInsert": {"n": 0}}, upsert=True)
     return str(known["token"])
+
+
+def _migrate(connection: Connection) -> None:
+    """From version 1: patients and studies have the digest of the patient's key, and all above instances the time of
+    their last change, which for what is there already is now. May be done twice."""
+    now = clock_digits(now_in_milliseconds())
+    for name, key in (("patients", "_id"), ("studies", "patient")):
+        collection = connection.safe(name)
+        for doc in collection.find({"digest": {"$exists": False}}, {key: 1}):
+            collection.update_one({"_id": doc["_id"]}, {"$set": {"digest": patient_digest(doc[key])}})
+    for name in ("patients", "studies", "series"):
+        connection.safe(name).update_many({"changed_at": {"$exists": False}}, {"$set": {"changed_at": now}})
+    connection.safe("archive").update_one({"_id": "archive"}, {"$set": {"version": VERSION}})

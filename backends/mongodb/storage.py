@@ -196,6 +196,10 @@ class MongoStorage(Storage):
         with driver_errors():
             return self._documents.get(kind=kind, document_id=document_id, version=version)
 
+    def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
+        with driver_errors():
+            return self._documents.get_many(names)
+
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         with driver_errors():
             return self._documents.history(kind=kind, document_id=document_id)

@@ -84,6 +84,18 @@ def get(connection: sqlite3.Connection, *, kind: str, document_id: str, version:
     return document_of(row)
 
 
+def get_many(connection: sqlite3.Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Document]:
+    """As `Storage.documents_of`."""
+    listed = orjson.dumps([list(name) for name in names]).decode()
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM json_each(?) asked "
+        "JOIN document d ON d.kind = json_extract(asked.value, '$[0]') AND d.id = json_extract(asked.value, '$[1]') "
+        "JOIN document_version v ON v.kind = d.kind AND v.id = d.id AND v.version = d.version WHERE NOT d.deleted",
+        (listed,),
+    )
+    return {(row[0], row[1]): document_of(row) for row in rows}
+
+
 def history(connection: sqlite3.Connection, *, kind: str, document_id: str) -> list[Document]:
     """As `Storage.document_history`."""
     rows = connection.execute(

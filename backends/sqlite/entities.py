@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from backends.sqlite import schema
-from dicomweb_server.dicom.attributes import Attributes
+from dicomweb_server.dicom.attributes import Attributes, patient_digest
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values
 from dicomweb_server.dicom.names import sound, words
@@ -51,6 +51,7 @@ class Entity:
     sets: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in SETS})
     attributes: Attributes = field(default_factory=dict)
     changed: int = 0
+    changed_at: str = ""
     new: bool = False
     shown: bool = False
     stale: bool = False
@@ -120,7 +121,7 @@ def load(connection: sqlite3.Connection, level: Level, where: str, *values: Any)
 def save(connection: sqlite3.Connection, entity: Entity) -> None:
     """Write a new or changed entity; only its numbers when it shows the same as before."""
     table = schema.TABLES[entity.level]
-    row: dict[str, Any] = {**entity.numbers, "changed": entity.changed}
+    row: dict[str, Any] = {**entity.numbers, "changed": entity.changed, "changed_at": entity.changed_at}
     values: list[tuple[str, Any]] = []
     if entity.shown:
         row |= {name: _text(sorted(members)) for name, members in entity.sets.items()}
@@ -130,7 +131,8 @@ def save(connection: sqlite3.Connection, entity: Entity) -> None:
         if entity.level in PARENT:
             row[PARENT[entity.level]] = entity.parent
     if entity.new:
-        insert(connection, table, {"id": entity.id, "uid": entity.uid, **row})
+        digest = {"digest": patient_digest(entity.uid)} if entity.level is Level.PATIENT else {}
+        insert(connection, table, {"id": entity.id, "uid": entity.uid, **digest, **row})
     else:
         update(connection, table, entity.id, row)
     if entity.shown:

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from backends.dumping import Key, Part
-from backends.sqlite import documents
+from backends.sqlite import documents, schema
 from backends.sqlite.connections import Connections
-from backends.sqlite.reading import EPOCH, JOINED, STORED, moment, stored_instance
+from backends.sqlite.reading import JOINED, STORED, moment, stored_instance
 from backends.sqlite.unit import Unit
 from dicomweb_server.storage.packing import record_of
 from dicomweb_server.storage.records import (
@@ -162,4 +162,4 @@ def _load_document(unit: Unit, entry: DocumentEntry) -> None:
 
 
 def _microseconds(time: datetime) -> int:
-    return (time - EPOCH) // timedelta(microseconds=1)
+    return (time - schema.EPOCH) // timedelta(microseconds=1)

@@ -15,9 +15,22 @@ import orjson
 
 from backends.sqlite import schema
 from backends.sqlite.connections import Connection
-from dicomweb_server.dicom.attributes import SUMMARY, level_of
+from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, SUMMARY, level_of
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Empty, Equal, Pattern, Range, Term, Wildcard, Words
+from dicomweb_server.dicom.matching import (
+    AllOf,
+    AnyOf,
+    Condition,
+    Empty,
+    Equal,
+    Has,
+    Not,
+    Pattern,
+    Range,
+    Term,
+    Wildcard,
+    Words,
+)
 from dicomweb_server.dicom.names import sound
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Scope
@@ -33,6 +46,7 @@ _NUMBERS = {
     "00201206": (Level.STUDY, "series"),
     "00201208": (Level.STUDY, "instances"),
     "00201209": (Level.SERIES, "instances"),
+    PATIENT_DIGEST: (Level.PATIENT, "digest"),
 }
 _STUDY_SETS = {schema.MODALITIES: "modalities", schema.SOP_CLASSES: "sop_classes"}
 _FROM_SERIES = {
@@ -62,21 +76,31 @@ def any_of(parts: Sequence[Sql]) -> Sql:
     return Sql(text, tuple(value for part in parts for value in part.values), all(part.selective for part in parts))
 
 
+def all_of(parts: Sequence[Sql]) -> Sql:
+    """All hold."""
+    if len(parts) < 2:
+        return parts[0] if parts else ALWAYS
+    text = "(" + " AND ".join(part.text for part in parts) + ")"
+    return Sql(text, tuple(value for part in parts for value in part.values), any(part.selective for part in parts))
+
+
 class Statement:
     """The statements of one query on one connection, inside a read transaction."""
 
-    def __init__(self, connection: Connection, query: Query) -> None:
+    def __init__(self, connection: Connection, query: Query, *, inner: bool = False) -> None:
         self._connection = connection
         self._level = query.level
         self._query = query
         self._joins_header = False
-        connection.matching, connection.sorting = [], []
+        if not inner:
+            connection.matching, connection.sorting = [], []
         scope = self._scope(query.scope)
         simple = [term for term in query.terms if _answered_by_index(term)]
         self._narrow = any(part.selective for part in scope)
         first = [self._term(term) for term in simple]
         self._narrow = self._narrow or any(part.selective for part in first)
         rest = [self._term(term) for term in query.terms if not _answered_by_index(term)]
+        rest += [self._condition(condition) for condition in query.conditions]
         self._conditions = [*scope, *first, *sorted(rest, key=lambda part: "dicom_match" in part.text)]
         self._order = [text for order in query.order for text in self._ordered(order)]
 
@@ -158,6 +182,10 @@ class Statement:
 
     def _term(self, term: Term) -> Sql:
         head, single = term.path[0], len(term.path) == 1
+        if head == LAST_CHANGED:
+            if self._level is Level.INSTANCE:
+                return self._absent(term)
+            return any_of(_conditions("t.changed_at", term.any_of))
         if single and head in _KEYS:
             return self._key(head, term)
         if single and (head in _NUMBERS or head in _STUDY_SETS or head == schema.TRANSFER_SYNTAXES):
@@ -170,6 +198,35 @@ class Statement:
             self._joins_header = True
             return any_of(_conditions("h.sop_class", term.any_of))
         return self._by_function(term)
+
+    def _condition(self, condition: Condition) -> Sql:
+        match condition:
+            case Term():
+                return self._term(condition)
+            case AllOf(parts):
+                return all_of([self._condition(part) for part in parts])
+            case AnyOf(parts):
+                return any_of([self._condition(part) for part in parts])
+            case Not(part):
+                found = self._condition(part)
+                return Sql(f"(({found.text}) IS NOT TRUE)", found.values)
+            case Has(level, parts):
+                return self._has(level, parts)
+
+    def _has(self, level: Level, parts: tuple[Condition, ...]) -> Sql:
+        """The rows of this level above those of a deeper one."""
+        if level.depth <= self._level.depth:
+            return NEVER
+        terms = tuple(part for part in parts if isinstance(part, Term))
+        others = tuple(part for part in parts if not isinstance(part, Term))
+        below = Statement(self._connection, Query(level=level, terms=terms, conditions=others), inner=True)
+        text, values = below._from_where()
+        column = {Level.STUDY: "t.id", Level.SERIES: "t.study", Level.INSTANCE: "t.series"}[level]
+        if level is Level.INSTANCE and self._level is not Level.SERIES:
+            column = "(SELECT study FROM series WHERE id = t.series)"
+        if self._level is Level.PATIENT:
+            column = f"(SELECT patient FROM study WHERE id = {column})"
+        return Sql(f"{'' if below._narrow else '+'}t.id IN (SELECT {column} {text})", values, selective=below._narrow)
 
     def _absent(self, term: Term) -> Sql:
         """What an entity of this level never shows."""
@@ -308,6 +365,8 @@ class Statement:
     def _order_key(self, tag: str) -> str:
         if tag in _KEYS:
             return self._order_uid(_KEYS[tag])
+        if tag == LAST_CHANGED:
+            return "" if self._level is Level.INSTANCE else "t.changed_at"
         if tag in _NUMBERS:
             level, name = _NUMBERS[tag]
             return f"t.{name}" if level is self._level else ""

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
@@ -13,6 +13,7 @@ from backends.sqlite.connections import Connection, Connections
 from backends.sqlite.entities import NUMBERS, SETS
 from backends.sqlite.query import Statement
 from backends.sqlite.unit import scope_condition
+from dicomweb_server.dicom.attributes import clock_moment
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values
 from dicomweb_server.errors import BadRequest
@@ -33,7 +34,6 @@ T = TypeVar("T")
 
 _CURSOR = re.compile(r"[0-9]{1,18}", re.ASCII)
 _PAGE = 200
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 STORED = (
     "h.study_uid, h.series_uid, i.uid, h.sop_class, h.transfer_syntax, i.blob_key, i.size_bytes, i.sha256, c.layout, "
@@ -45,7 +45,7 @@ JOINED = "FROM instance i JOIN header h ON h.id = i.header JOIN content c ON c.i
 
 def moment(microseconds: int) -> datetime:
     """A time of the tables."""
-    return EPOCH + timedelta(microseconds=microseconds)
+    return schema.EPOCH + timedelta(microseconds=microseconds)
 
 
 def get(connection: Connection, scope: Scope) -> StoredInstance:
@@ -220,7 +220,7 @@ def search(connection: Connection, query: Query) -> Page:
     """As `Storage.search`."""
     ids = Statement(connection, query).ids()
     page = ids[: query.limit]
-    found = _instance_hits(connection, page) if query.level is Level.INSTANCE else _hits(connection, query.level, page)
+    found = _instance_hits(connection, page) if query.level is Level.INSTANCE else _hits(connection, query, page)
     return Page(hits=[found[row_id] for row_id in page], more=len(ids) > query.limit)
 
 
@@ -231,17 +231,19 @@ _HIT_COLUMNS = {
 }
 
 
-def _hits(connection: Connection, level: Level, ids: list[int]) -> dict[int, Hit]:
+def _hits(connection: Connection, query: Query, ids: list[int]) -> dict[int, Hit]:
+    level = query.level
     numbers = NUMBERS[level]
     rows = connection.execute(
-        f"SELECT t.id, t.attributes, {_HIT_COLUMNS[level]}, {', '.join(f't.{name}' for name in (*SETS, *numbers))} "
+        f"SELECT t.id, t.attributes, {_HIT_COLUMNS[level]}, t.changed_at, "
+        f"{', '.join(f't.{name}' for name in (*SETS, *numbers))} "
         f"FROM {schema.TABLES[level]} t WHERE t.id IN (SELECT value FROM json_each(?))",
         (orjson.dumps(ids).decode(),),
     )
     found = {}
     for row in rows:
-        sets = dict(zip(SETS, row[4:7], strict=True))
-        totals = dict(zip(numbers, row[7:], strict=True))
+        sets = dict(zip(SETS, row[5:8], strict=True))
+        totals = dict(zip(numbers, row[8:], strict=True))
         found[row[0]] = Hit(
             level=level,
             attributes=orjson.loads(row[1]),
@@ -253,6 +255,7 @@ def _hits(connection: Connection, level: Level, ids: list[int]) -> dict[int, Hit
             modalities=tuple(orjson.loads(sets["modalities"])),
             sop_classes=tuple(orjson.loads(sets["sop_classes"])),
             transfer_syntaxes=tuple(orjson.loads(sets["transfer_syntaxes"])),
+            changed_at=clock_moment(row[4]) if query.times else None,
         )
     return found
 

@@ -11,14 +11,18 @@ values of an attribute with a column (name groups, several values) and the sets 
 
 import sqlite3
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from dicomweb_server.dicom.attributes import clock_digits, patient_digest
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x44494357
 PAGE_SIZE_BYTES = 8192
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NEVER_CHANGED = "19700101000000000000"
 
 MODALITIES, SOP_CLASSES, TRANSFER_SYNTAXES = "00080061", "00080062", "00083002"
 
@@ -60,9 +64,9 @@ TABLES = {Level.PATIENT: "patient", Level.STUDY: "study", Level.SERIES: "series"
 """The table that holds the columns of each level: those of instances are their headers'."""
 
 _INDEXED = {
-    Level.PATIENT: "patient_id patient_name patient_words birth_date",
-    Level.STUDY: """patient_id patient_name patient_words birth_date study_moment accession_number study_number
-        study_description referring_name referring_words""",
+    Level.PATIENT: "digest changed_at patient_id patient_name patient_words birth_date",
+    Level.STUDY: """changed_at patient_id patient_name patient_words birth_date study_moment accession_number
+        study_number study_description referring_name referring_words""",
     Level.SERIES: "patient_id patient_name study_date accession_number modality series_date step_date",
     Level.INSTANCE: "patient_id patient_name study_date accession_number modality sop_class",
 }
@@ -71,14 +75,16 @@ _ENTITIES = """
 CREATE TABLE archive (token TEXT NOT NULL, sequence INTEGER NOT NULL);
 
 CREATE TABLE patient (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE,
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, digest TEXT NOT NULL DEFAULT '',
     studies INTEGER NOT NULL, series INTEGER NOT NULL, instances INTEGER NOT NULL, changed INTEGER NOT NULL,
+    changed_at TEXT NOT NULL DEFAULT '{never}',
     modalities TEXT NOT NULL, sop_classes TEXT NOT NULL, transfer_syntaxes TEXT NOT NULL,
     {patient_columns}, attributes BLOB NOT NULL);
 
 CREATE TABLE study (
     id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, patient INTEGER NOT NULL,
     series INTEGER NOT NULL, instances INTEGER NOT NULL, changed INTEGER NOT NULL,
+    changed_at TEXT NOT NULL DEFAULT '{never}',
     modalities TEXT NOT NULL, sop_classes TEXT NOT NULL, transfer_syntaxes TEXT NOT NULL,
     {study_columns}, attributes BLOB NOT NULL);
 CREATE INDEX study_by_patient ON study (patient);
@@ -86,7 +92,7 @@ CREATE INDEX study_list ON study (study_date DESC, study_time DESC, uid);
 
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, uid TEXT NOT NULL, study INTEGER NOT NULL,
-    instances INTEGER NOT NULL, changed INTEGER NOT NULL,
+    instances INTEGER NOT NULL, changed INTEGER NOT NULL, changed_at TEXT NOT NULL DEFAULT '{never}',
     modalities TEXT NOT NULL, sop_classes TEXT NOT NULL, transfer_syntaxes TEXT NOT NULL,
     {series_columns}, attributes BLOB NOT NULL);
 CREATE UNIQUE INDEX series_by_study ON series (study, uid);
@@ -165,10 +171,38 @@ def prepare(connection: sqlite3.Connection) -> None:
         return
     if application != APPLICATION_ID:
         raise ConfigError("The SQLite file of the settings exists, but is no archive of this server.")
+    if version < VERSION:
+        _migrate(connection)
     if version > VERSION:
         raise ConfigError(
             f"The archive was written by a newer release: it has schema {version}, this one reads up to {VERSION}."
         )
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """From version 1: patients have a digest, and what is above instances the time of its last change. What was stored
+    before is as old as its newest instance."""
+    connection.execute("ALTER TABLE patient ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
+    for table in ("patient", "study", "series"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN changed_at TEXT NOT NULL DEFAULT '{NEVER_CHANGED}'")
+    for row_id, uid in connection.execute("SELECT id, uid FROM patient").fetchall():
+        connection.execute("UPDATE patient SET digest = ? WHERE id = ?", (patient_digest(uid), row_id))
+    latest = "SELECT s.id, max(i.stored_at) FROM series s JOIN instance i ON i.series = s.id GROUP BY s.id"
+    for row_id, stored_at in connection.execute(latest).fetchall():
+        connection.execute("UPDATE series SET changed_at = ? WHERE id = ?", (digits_of(stored_at), row_id))
+    for table, below in (("study", "series"), ("patient", "study")):
+        connection.execute(
+            f"UPDATE {table} SET changed_at = coalesce((SELECT max(changed_at) FROM {below} b "  # noqa: S608
+            f"WHERE b.{table} = {table}.id), '{NEVER_CHANGED}')"
+        )
+    for table, name in (("patient", "digest"), ("patient", "changed_at"), ("study", "changed_at")):
+        connection.execute(f"CREATE INDEX {table}_{name} ON {table} ({name})")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def digits_of(microseconds: int) -> str:
+    """A time of the tables as the digits of `changed_at`."""
+    return clock_digits(EPOCH + timedelta(microseconds=microseconds))
 
 
 def _statements() -> list[str]:
@@ -179,7 +213,7 @@ def _statements() -> list[str]:
         )
         for level in Level
     }
-    text = _ENTITIES.format(**columns)
+    text = _ENTITIES.format(never=NEVER_CHANGED, **columns)
     text += "".join(_VALUES.format(table=table) for table in TABLES.values())
     for level, names in _INDEXED.items():
         table = TABLES[level]

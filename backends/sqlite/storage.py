@@ -178,6 +178,10 @@ class SQLiteStorage(Storage):
         with self._connections.reading() as connection:
             return documents.get(connection, kind=kind, document_id=document_id, version=version)
 
+    def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
+        with self._connections.reading() as connection:
+            return documents.get_many(connection, names)
+
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         with self._connections.reading() as connection:
             return documents.history(connection, kind=kind, document_id=document_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from backends.sqlite import entities
+from backends.sqlite import entities, schema
 from backends.sqlite.entities import Entity, Header
 from backends.sqlite.rows import Rows
 from dicomweb_server.dicom.attributes import SUMMARY, Attributes, conflicts, level_of, merge, patient_key, select
@@ -244,7 +244,7 @@ class Unit(Rows):
 
     def _save(self, entity: Entity, stamp: int) -> None:
         if entity.touched or entity.shown:
-            entity.changed = stamp
+            entity.changed, entity.changed_at = stamp, schema.digits_of(self.now)
             entities.save(self.connection, entity)
 
     def _flush_header(self, header: Header) -> None:

@@ -1,8 +1,10 @@
 """What the attributes of a header are: their level, their names, and what patients, studies and series show of them."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
 
@@ -85,8 +87,14 @@ def _tag(keyword: str) -> str:
 
 _LEVELS = {_tag(keyword): level for level, keywords in _KEYWORDS.items() for keyword in keywords.split()}
 
+PATIENT_DIGEST, LAST_CHANGED = "0000FFF0", "0000FFF1"
+"""What queries know of an entity besides attributes, under tags that no data set has: the digest of its patient's key,
+and when it last changed, as the twenty digits of a date and time in UTC."""
+
 COMPUTED = frozenset(
     [
+        PATIENT_DIGEST,
+        LAST_CHANGED,
         "00080054",
         "00080056",
         "00080061",
@@ -191,6 +199,21 @@ def patient_key(attributes: Attributes, study_uid: str) -> str:
     if not patient_id:
         return f"study\\{study_uid}"
     return f"id\\{_first_text(attributes, '00100021')}\\{patient_id}"
+
+
+def patient_digest(key: str) -> str:
+    """A patient key as forty hex digits: of one length and one alphabet, for what cannot hold any text."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass").hex().encode()).hexdigest()[:40]
+
+
+def clock_digits(moment: datetime) -> str:
+    """A moment as `LAST_CHANGED` has it: twenty digits, in UTC."""
+    return f"{moment.astimezone(UTC):%Y%m%d%H%M%S%f}".zfill(20)
+
+
+def clock_moment(digits: str) -> datetime:
+    """The moment of such digits."""
+    return datetime.strptime(digits, "%Y%m%d%H%M%S%f").replace(tzinfo=UTC)
 
 
 def _first_text(attributes: Attributes, tag: str) -> str:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from dicomweb_server.dicom.attributes import Attributes, is_empty, keyword_of, vr_of
+from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.names import MAX_TEXT, fold_name, plain_name, sound, words
 from dicomweb_server.errors import BadRequest
 
@@ -63,6 +64,50 @@ class Term:
     path: Path
     vr: str
     any_of: tuple[Pattern, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """All parts hold; without parts it always holds."""
+
+    parts: tuple["Condition", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds; without parts it never does."""
+
+    parts: tuple["Condition", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: "Condition"
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """Something of this deeper level, below the entity, for which all parts hold."""
+
+    level: Level
+    parts: tuple["Condition", ...]
+
+
+Condition = Term | AllOf | AnyOf | Not | Has
+
+
+def terms_in(conditions: Iterable[Condition]) -> Iterator[Term]:
+    """The terms of conditions on the entity itself, at any depth."""
+    for condition in conditions:
+        match condition:
+            case Term():
+                yield condition
+            case AllOf(parts) | AnyOf(parts):
+                yield from terms_in(parts)
+            case Not(part):
+                yield from terms_in((part,))
 
 
 MAX_VALUES = 5000
@@ -397,6 +442,21 @@ def matches(term: Term, attributes: Attributes) -> bool:
     """Whether the attributes match the term. Plain and slow: what every storage's search must agree with."""
     values = match_values(attributes, term.path)
     return any(_pattern_matches(pattern, values, term.path, attributes) for pattern in term.any_of)
+
+
+def holds(condition: Condition, attributes: Attributes, has: Callable[[Has], bool]) -> bool:
+    """Whether a condition holds; `has` answers for what is below the entity. As plain as `matches`."""
+    match condition:
+        case Term():
+            return matches(condition, attributes)
+        case AllOf(parts):
+            return all(holds(part, attributes, has) for part in parts)
+        case AnyOf(parts):
+            return any(holds(part, attributes, has) for part in parts)
+        case Not(part):
+            return not holds(part, attributes, has)
+        case Has():
+            return has(condition)
 
 
 def _pattern_matches(pattern: Pattern, values: list[str | float], path: Path, attributes: Attributes) -> bool:

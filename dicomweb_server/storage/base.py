@@ -182,6 +182,11 @@ class Storage(ABC):
         that."""
 
     @abstractmethod
+    def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
+        """The current versions of at most some hundred documents, by kind and id; unknown and deleted ones are left
+        out. One read."""
+
+    @abstractmethod
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         """All versions, newest first, deletions included; empty for an unknown document."""
 

@@ -8,7 +8,7 @@ nothing.
 from dataclasses import dataclass, field
 
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Term
+from dicomweb_server.dicom.matching import Condition, Term
 from dicomweb_server.storage.records import Scope
 
 
@@ -26,11 +26,15 @@ class Query:
     """All terms must match what the entity shows (see `base.py`), as `dicom.matching.matches` says; an attribute of a
     deeper level than the query has no value. Besides what files hold, terms know the UIDs of the entity and of what it
     belongs to, ModalitiesInStudy, SOPClassesInStudy and the numbers of studies, series and instances of the entity and
-    of what it belongs to, and AvailableTransferSyntaxUID below patients.
+    of what it belongs to, and AvailableTransferSyntaxUID below patients. They also know, under the tags
+    `attributes.PATIENT_DIGEST` and, above instances, `attributes.LAST_CHANGED`, the digest of the patient's key and
+    when the entity last changed.
 
     The order is total: after the keys given it ends in the UID of the level (of a patient: its key), so that pages
     neither repeat nor skip while nothing changes.
 
+    conditions: hold as well (`dicom.matching.holds`). Terms lead to the entities; what can be one should be one.
+    times: the hits tell `changed_at`.
     scope: only entities inside this study or series.
     limit: at most so many hits; the answer says whether more follow.
     """
@@ -38,6 +42,8 @@ class Query:
     level: Level
     scope: Scope = field(default_factory=Scope)
     terms: tuple[Term, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     order: tuple[Order, ...] = ()
     limit: int = 1000
     offset: int = 0
+    times: bool = False

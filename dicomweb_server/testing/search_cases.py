@@ -3,9 +3,32 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dicomweb_server.dicom.attributes import Attributes, merge, resolve, select
+from dicomweb_server.dicom.attributes import (
+    LAST_CHANGED,
+    PATIENT_DIGEST,
+    Attributes,
+    merge,
+    patient_digest,
+    patient_key,
+    resolve,
+    select,
+)
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Term, matches, parse_combined, parse_term, sort_key
+from dicomweb_server.dicom.matching import (
+    AllOf,
+    AnyOf,
+    Condition,
+    Equal,
+    Has,
+    Not,
+    Range,
+    Term,
+    holds,
+    matches,
+    parse_combined,
+    parse_term,
+    sort_key,
+)
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Hit, InstanceRecord, Scope
 from dicomweb_server.testing.datasets import CT_IMAGE, JPEG, MR_IMAGE, ROOT, attribute, record
@@ -268,6 +291,56 @@ def terms(text: str, **options: bool) -> tuple[Term, ...]:
     return (term,) if term else ()
 
 
+def one_term(text: str) -> Term:
+    """The term of "name=value", which demands something."""
+    (term,) = terms(text)
+    return term
+
+
+def digest_term(*keys: str) -> Term:
+    """Of patients with these keys."""
+    return Term((PATIENT_DIGEST,), "UN", tuple(Equal(patient_digest(key)) for key in keys))
+
+
+def conditions() -> list[tuple[str, tuple[Condition, ...]]]:
+    """Conditions that are made of several terms, with their names."""
+    a1, smith, chest = one_term("PatientID=A1"), one_term("PatientName=sm*"), one_term("BodyPartExamined=CHEST")
+    mr, accession, date = one_term("Modality=MR"), one_term("AccessionNumber=ACC001"), one_term("StudyDate=2023-2023")
+    nested, comments = one_term("RequestAttributesSequence.ScheduledProcedureStepID=SPS2"), one_term("Rows=512")
+    fuzzy = parse_term(resolve("PatientName"), "katherin", fuzzy=True)
+    empty = parse_term(resolve("AccessionNumber"), '""', empty=True)
+    if fuzzy is None or empty is None:
+        raise ValueError("these terms demand something")
+    uids = one_term("StudyInstanceUID=" + ",".join(f"{ROOT}.100.{number}" for number in (1, 2, 7)))
+    return [
+        ("never", (AnyOf(),)),
+        ("always", (AllOf(),)),
+        ("not always", (Not(AllOf()),)),
+        ("any of two", (AnyOf((a1, smith)),)),
+        ("any of two attributes", (AnyOf((accession, one_term("StudyID=2"), uids)),)),
+        ("all of two", (AllOf((smith, date)),)),
+        ("not equal", (Not(a1),)),
+        ("not with missing values", (Not(accession),)),
+        ("not empty", (Not(empty),)),
+        ("not a wildcard", (Not(one_term("PatientName=*m*")),)),
+        ("not a range", (Not(date),)),
+        ("neither", (Not(AnyOf((a1, smith, fuzzy))),)),
+        ("not in a sequence", (Not(nested),)),
+        ("empty or equal", (AnyOf((empty, accession)), Not(uids))),
+        ("within", (AnyOf((AllOf((date, Not(smith))), AllOf((fuzzy, AnyOf((a1, smith, uids)))))),)),
+        ("modality of the study", (Not(one_term("ModalitiesInStudy=MR")),)),
+        ("has series", (Has(Level.SERIES, (chest,)),)),
+        ("has a series of two conditions", (Has(Level.SERIES, (mr, Not(chest))),)),
+        ("has instance", (Has(Level.INSTANCE, (comments, AnyOf((chest, mr)))),)),
+        ("has none", (Not(Has(Level.SERIES, (mr,))),)),
+        ("has one or is", (AnyOf((Has(Level.SERIES, (mr,)), a1)),)),
+        ("has nothing", (Has(Level.INSTANCE, (one_term("SOPInstanceUID=1.2.3"),)),)),
+        ("of patients", (AnyOf((digest_term("id\\\\A1", "id\\\\Z9"), smith)),)),
+        ("not of patients", (Not(digest_term("id\\\\A1")),)),
+        ("not of the future", (Not(Term((LAST_CHANGED,), "UN", (Range("29990101" + "0" * 12, None),))),)),
+    ]
+
+
 ORDERS = (
     (),
     (Order("00080020", "DA", True), Order("00080030", "TM", True)),
@@ -307,12 +380,22 @@ class Oracle:
         found = [
             (key, shown)
             for key, shown in self.entities(query.level, query.scope).items()
-            if all(matches(term, shown) for term in query.terms)
+            if all(matches(term, shown) for term in query.terms) and self._hold(query.conditions, key, shown)
         ]
         found.sort(key=lambda entity: (entity[0][-1], entity[0]))
         for order in reversed(query.order):
             found = _sorted(found, order)
         return [key for key, _ in found]
+
+    def _hold(self, conditions: Sequence[Condition], key: tuple[str, ...], shown: dict[str, Any]) -> bool:
+        def has(wanted: Has) -> bool:
+            return wanted.level.depth > len(key) and any(
+                self._hold(wanted.parts, below, of_it)
+                for below, of_it in self.entities(wanted.level).items()
+                if below[: len(key)] == key
+            )
+
+        return all(holds(condition, shown, has) for condition in conditions)
 
     def _shown(self, level: Level, members: Sequence[InstanceRecord]) -> dict[str, Any]:
         shown = dict(merge(select(one.attributes, level) for one in members))
@@ -322,12 +405,16 @@ class Oracle:
             "0020000D": attribute("StudyInstanceUID", members[0].study_uid),
             "00080061": _set("ModalitiesInStudy", study, lambda one: _modality(one.attributes)),
             "00080062": _set("SOPClassesInStudy", study, lambda one: one.sop_class_uid),
+            PATIENT_DIGEST: {"vr": "UN", "Value": [patient_digest(self._patient(study))]},
             "00201206": attribute("NumberOfStudyRelatedSeries", len({one.series_uid for one in study})),
             "00201208": attribute("NumberOfStudyRelatedInstances", len(study)),
         }
         if level.depth >= Level.SERIES.depth:
             shown["00201209"] = attribute("NumberOfSeriesRelatedInstances", len(series))
         return shown
+
+    def _patient(self, study: Sequence[InstanceRecord]) -> str:
+        return patient_key(merge(select(one.attributes, Level.STUDY) for one in study), study[0].study_uid)
 
 
 def key_of(hit: Hit) -> tuple[str, ...]:

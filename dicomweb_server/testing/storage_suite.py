@@ -9,15 +9,19 @@ Everything is tested through the contract only.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import orjson
 import pytest
 
+from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, clock_digits
 from dicomweb_server.dicom.levels import Level
+from dicomweb_server.dicom.matching import Condition, Has, Not, Range, Term
 from dicomweb_server.errors import BadRequest, NotFound, StorageUnavailable, VersionConflict
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Order, Query
@@ -33,7 +37,7 @@ from dicomweb_server.storage.records import (
     Stored,
 )
 from dicomweb_server.testing import search_cases
-from dicomweb_server.testing.datasets import CT_IMAGE, EXPLICIT, JPEG, MR_IMAGE, new_uid, record
+from dicomweb_server.testing.datasets import CT_IMAGE, EXPLICIT, JPEG, MR_IMAGE, ROOT, new_uid, record
 
 REJECT, REPLACE = OnDuplicate.REJECT, OnDuplicate.REPLACE
 
@@ -573,6 +577,78 @@ class StorageSuite:
         assert not wrong
         assert hits > 1000
 
+    def test_conditions_find_what_the_oracle_finds(self, filled: Storage) -> None:
+        oracle = search_cases.Oracle(search_cases.records())
+        wrong, hits = [], 0
+        terms = search_cases.terms("StudyTime=1015")
+        for name, conditions in search_cases.conditions():
+            for level in (Level.STUDY, Level.SERIES, Level.INSTANCE):
+                for led in ((), terms):
+                    query = Query(level=level, terms=led, conditions=conditions)
+                    found = [search_cases.key_of(hit) for hit in filled.search(query=query).hits]
+                    expected = oracle.find(query)
+                    hits += len(expected)
+                    if found != expected or filled.count(query=query) != len(expected):
+                        wrong.append((name, level.value, bool(led), f"{len(found)} instead of {len(expected)}"))
+        assert not wrong
+        assert hits > 500
+
+    def test_conditions_in_pages(self, filled: Storage) -> None:
+        oracle = search_cases.Oracle(search_cases.records())
+        order = (Order("00100020", "LO", True),)
+        conditions = (Not(search_cases.one_term("PatientID=A1")),)
+        expected = oracle.find(Query(level=Level.STUDY, conditions=conditions, order=order))
+        pages: list[tuple[str, ...]] = []
+        for offset in range(0, len(expected) + 3, 3):
+            query = Query(level=Level.STUDY, conditions=conditions, order=order, limit=3, offset=offset)
+            page = filled.search(query=query)
+            pages += [search_cases.key_of(hit) for hit in page.hits]
+            assert page.more is (offset + 3 < len(expected))
+        assert pages == expected
+
+    def test_patients_by_digest_and_by_what_they_have(self, filled: Storage) -> None:
+        def ids(*conditions: Condition, terms: tuple[Term, ...] = ()) -> list[Any]:
+            query = Query(level=Level.PATIENT, terms=terms, conditions=conditions)
+            found = sorted(str(shown(hit, "00100020")) for hit in filled.search(query=query).hits)
+            assert filled.count(query=query) == len(found)
+            return found
+
+        both = search_cases.digest_term("id\\\\A1", "id\\\\Z9", "id\\\\nobody")
+        assert ids(terms=(both,)) == ["['A1']", "['Z9']"]
+        assert ids(both, terms=search_cases.terms("PatientID=A1")) == ["['A1']"]
+        assert ids(Has(Level.STUDY, search_cases.terms("StudyDate=19970423"))) == ["['a1']"]
+        assert ids(Has(Level.SERIES, search_cases.terms("SeriesNumber=8")), both) == ["['Z9']"]
+        by_instance = ids(Has(Level.INSTANCE, search_cases.terms(f"SOPInstanceUID={ROOT}.102.0.0.0")))
+        assert by_instance == ["['A1']"]
+        assert len(ids(Not(both))) == 9
+        studies = Query(level=Level.STUDY, terms=(search_cases.digest_term("id\\\\Z9"),))
+        assert filled.count(query=studies) == 2
+        assert len(filled.search(query=studies).hits) == 2
+
+    def test_hits_tell_when_they_last_changed(self, storage: Storage) -> None:
+        one, two = record(PatientID="P1"), record(PatientID="P2")
+        put(storage, one)
+        put(storage, two)
+
+        def times(level: Level) -> list[Any]:
+            page = storage.search(query=Query(level=level, times=True, order=(Order(LAST_CHANGED, "UN"),)))
+            return [hit.changed_at for hit in page.hits]
+
+        before = {level: times(level) for level in (Level.PATIENT, Level.STUDY, Level.SERIES)}
+        assert all(len(found) == 2 and found == sorted(found) for found in before.values())
+        time.sleep(0.002)  # the clock of MongoDB has milliseconds
+        put(storage, record(one.study_uid, one.series_uid, PatientID="P1"))
+        for level, (first, second) in before.items():
+            still, later = times(level)
+            assert still == second
+            assert later > second >= first
+        for level, (_, newest) in before.items():
+            since = clock_digits(newest + timedelta(microseconds=1))
+            query = Query(level=level, terms=(Term((LAST_CHANGED,), "UN", (Range(since, None),)),))
+            assert storage.count(query=query) == 1
+        (hit,) = storage.search(query=Query(level=Level.STUDY, scope=Scope(study_uid=two.study_uid))).hits
+        assert hit.changed_at is None
+
     @pytest.mark.parametrize("order", search_cases.ORDERS, ids=str)
     def test_order(self, filled: Storage, order: tuple[Order, ...]) -> None:
         oracle = search_cases.Oracle(search_cases.records())
@@ -595,7 +671,7 @@ class StorageSuite:
             for hit in filled.search(query=Query(level=level)).hits:
                 expected = entities[search_cases.key_of(hit)]
                 own = {tag: value for tag, value in expected.items() if tag[:6] not in ("002012", "000800")}
-                computed = ("00080061", "00080062", "00201206", "00201208", "00201209")
+                computed = ("00080061", "00080062", "00201206", "00201208", "00201209", PATIENT_DIGEST)
                 assert {tag: hit.attributes.get(tag) for tag in own if tag not in computed} == {
                     tag: value for tag, value in own.items() if tag not in computed
                 }
@@ -781,6 +857,18 @@ class StorageSuite:
         found = storage.find_documents(kind="k", terms=[term])
         assert [document.document_id for document in found.documents] == expected
         assert found.cursor is None
+
+    def test_several_documents_at_once(self, storage: Storage) -> None:
+        for kind, document_id in (("k", "a"), ("k", "b"), ("l", "a"), ("k", "gone")):
+            storage.put_document(kind=kind, document_id=document_id, body=[kind, document_id], keys={})
+        storage.delete_document(kind="k", document_id="gone")
+        newest = storage.put_document(kind="k", document_id="a", body="new", keys={"x": ("y",)})
+        names = [("k", "a"), ("l", "a"), ("k", "gone"), ("k", "never"), ("k", "a")]
+        found = storage.documents_of(names=names)
+        assert set(found) == {("k", "a"), ("l", "a")}
+        assert found["k", "a"] == newest
+        assert found["l", "a"].body == ["l", "a"]
+        assert storage.documents_of(names=[]) == {}
 
     def test_documents_come_in_pages(self, storage: Storage) -> None:
         for number in range(7):

@@ -18,7 +18,7 @@ from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import OnDuplicate, Scope
 from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.moving_suite import MovingSuite
-from dicomweb_server.testing.search_cases import records, terms
+from dicomweb_server.testing.search_cases import digest_term, records, terms
 from dicomweb_server.testing.storage_suite import StorageSuite, put, study_hit
 
 
@@ -97,6 +97,25 @@ class TestFile:
         connection.close()
         with pytest.raises(ConfigError, match="newer"):
             opened(path)
+
+    def test_an_archive_of_schema_1_is_brought_up_to_date(self, path: Path) -> None:
+        storage = opened(path)
+        put(storage, record(PatientID="P1"), record(PatientID="P2"))
+        query = Query(level=Level.STUDY, terms=(digest_term("id\\\\P2"),), times=True)
+        (before,) = storage.search(query=query).hits
+        storage.close()
+        with sqlite3.connect(path) as connection:
+            for name in ("patient_digest", "patient_changed_at", "study_changed_at"):
+                connection.execute(f"DROP INDEX {name}")
+            connection.execute("ALTER TABLE patient DROP COLUMN digest")
+            for table in ("patient", "study", "series"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN changed_at")
+            connection.execute("PRAGMA user_version = 1")
+        connection.close()
+        storage = opened(path)
+        (after,) = storage.search(query=query).hits
+        storage.close()
+        assert after == before
 
     def test_a_foreign_database_is_refused(self, path: Path) -> None:
         with sqlite3.connect(path) as connection:
@@ -220,6 +239,10 @@ class TestPlans:
     def test_a_date_range_searches_the_list(self, planned: SQLiteStorage) -> None:
         plan = self.plan(planned, Query(level=Level.SERIES, terms=terms("StudyDate=20230101-20231231")))
         assert "SEARCH" in plan
+
+    def test_a_digest_searches_an_index(self, planned: SQLiteStorage) -> None:
+        query = Query(level=Level.STUDY, terms=(digest_term("id\\\\A1"),))
+        assert "patient_digest" in self.plan(planned, query)
 
     def test_contained_text_runs_on_a_narrow_index(self, planned: SQLiteStorage) -> None:
         plan = self.plan(planned, Query(level=Level.STUDY, terms=terms("PatientName=*a*"), order=NEWEST))
