@@ -18,6 +18,7 @@ from dicomweb_server.http.resources.frames import FramesResource
 from dicomweb_server.http.resources.health import HealthResource
 from dicomweb_server.http.resources.home import HomeResource
 from dicomweb_server.http.resources.metadata import MetadataResource
+from dicomweb_server.http.resources.metrics import MetricsResource
 from dicomweb_server.http.resources.objects import ObjectsResource
 from dicomweb_server.http.resources.qido import SearchResource
 from dicomweb_server.http.resources.rendered import RenderedResource
@@ -27,6 +28,7 @@ from dicomweb_server.http.resources.viewer import ViewerOptions, ViewerResource
 from dicomweb_server.http.resources.wado_uri import WadoUriResource
 from dicomweb_server.http.routes import TABLE, Place, Resources
 from dicomweb_server.http.table import mount
+from dicomweb_server.metrics import Metrics
 from dicomweb_server.plugins import blob_store_class, storage_class
 from dicomweb_server.services.changes import ChangeFeed
 from dicomweb_server.services.frame_cache import ResultCache
@@ -91,7 +93,11 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         allowed_hosts=settings.host_names,
         prefixes=tuple(settings.http.prefixes),
     )
-    front = FrontDoor(rules=rules, allowed_origins=frozenset(settings.http.allowed_origins))
+    metrics = Metrics(
+        checks={"storage": storage.check, "blobs": blobs.check},
+        directory=settings.storage.directory if settings.storage.directory.is_dir() else None,
+    )
+    front = FrontDoor(rules=rules, allowed_origins=frozenset(settings.http.allowed_origins), metrics=metrics)
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App(middleware=[front])
     app.req_options.strip_url_path_trailing_slash = True
     app.add_error_handler(Exception, handle_unexpected)
@@ -101,11 +107,12 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         processes=settings.codec.processes,
         timeout_seconds=settings.codec.timeout_seconds,
         memory_bytes=settings.codec.memory_bytes,
+        watch=metrics.codec_task,
     )
     places = _prefixes(settings)
     # Half of the threads at most: those who wait must not keep others from being served.
     feed = ChangeFeed(storage, max_waiting=min(settings.changes.max_waiting, settings.server.threads // 2))
-    resources = _resources(settings, storage, blobs, pool, places, feed)
+    resources = _resources(settings, storage, blobs, pool, places, feed, metrics)
     for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
@@ -139,6 +146,7 @@ def _resources(
     pool: CodecPool,
     places: Mapping[Place, tuple[str, ...]],
     feed: ChangeFeed,
+    metrics: Metrics,
 ) -> Resources:
     retrieve = Retrieve(storage, blobs)
     images = Images(retrieve, storage)
@@ -172,6 +180,7 @@ def _resources(
             max_request_bytes=settings.stow.max_request_bytes,
             max_parts=settings.stow.max_parts,
             max_metadata_bytes=settings.stow.max_metadata_bytes,
+            metrics=metrics,
         ),
         objects=ObjectsResource(retrieve, Remove(storage, blobs), transcode, cache=REVALIDATE),
         metadata=MetadataResource(retrieve, absolute_uris=settings.http.bulkdata_uri == "absolute"),
@@ -184,6 +193,7 @@ def _resources(
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
         changes=ChangesResource(feed),
+        metrics=MetricsResource(metrics),
         description=DescriptionResource(
             TABLE[Place.DICOMWEB],
             others=[

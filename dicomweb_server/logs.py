@@ -1,6 +1,7 @@
 """Where log lines go and how they look: standard error, as text for people or as JSON for a collector."""
 
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -49,7 +50,7 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "process": record.process,
+            "process": os.getpid(),
             "message": record.getMessage(),
         }
         entry |= {key: value for key, value in vars(record).items() if key not in _OWN_ATTRIBUTES}

@@ -28,7 +28,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http import get_parser
 from gunicorn.workers.gthread import ThreadWorker
 
-from dicomweb_server import logs, plugins
+from dicomweb_server import logs, metrics, plugins
 from dicomweb_server.app import Application, WsgiApp, create_app, open_parts
 from dicomweb_server.connection import MEBIBYTE, AnswerSocket, ArchiveRequest, UploadUnreader
 from dicomweb_server.errors import ConfigError, DicomwebError
@@ -40,6 +40,7 @@ MAX_REQUEST_LINE_BYTES = 8190
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 BACKLOG = 1024
+MEMORY = Path("/dev/shm")  # noqa: S108 - signs of life and figures only, in files that are made with mkstemp and mkdtemp
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 LINGER_MILLISECONDS = 20
 YIELD_SECONDS = 0.00015
@@ -80,7 +81,8 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     logs.configure(settings.log)
     starter = os.getpid()
     try:
-        ArchiveServer(settings, options).run()
+        with metrics.share(MEMORY if os.access(MEMORY, os.W_OK) else None):
+            ArchiveServer(settings, options).run()
     except SystemExit as exc:
         # The workers, which are forks, leave through here too: gunicorn reads from their status why they ended.
         if os.getpid() == starter and exc.code:
@@ -138,7 +140,6 @@ def root_url(settings: Settings, *, port: int) -> str:
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
     """gunicorn's settings for ours, but for where it listens."""
-    memory = Path("/dev/shm")  # noqa: S108 - heartbeat files only, made by gunicorn with mkstemp
     return {
         "worker_class": ArchiveWorker,
         "logger_class": ServerLog,
@@ -148,7 +149,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "timeout": settings.server.timeout_seconds,
         "graceful_timeout": settings.server.drain_seconds,
         "keepalive": settings.server.keepalive_seconds,
-        "worker_tmp_dir": str(memory) if os.access(memory, os.W_OK) else None,
+        "worker_tmp_dir": str(MEMORY) if os.access(MEMORY, os.W_OK) else None,
         "limit_request_line": MAX_REQUEST_LINE_BYTES,
         "limit_request_fields": MAX_HEADERS,
         "limit_request_field_size": MAX_HEADER_BYTES,
@@ -163,7 +164,12 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         # The same refusals whatever else is installed.
         "http_parser": "python",
         "worker_exit": _close_parts,
+        "child_exit": _forget_figures,
     }
+
+
+def _forget_figures(_arbiter: Any, worker: Any) -> None:
+    metrics.forget_process(worker.pid)
 
 
 def _close_parts(_arbiter: Any, worker: Any) -> None:

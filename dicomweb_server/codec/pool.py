@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -51,7 +51,8 @@ class CodecPool:
     fork starts its own processes in each child.
 
     processes: how many tasks run at a time, the others wait. timeout_seconds: for one task. memory_bytes: the address
-    space of a process. queue_seconds: how long a task waits for a free process before it is CodecBusy.
+    space of a process. queue_seconds: how long a task waits for a free process before it is CodecBusy. watch: entered
+    around each task.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class CodecPool:
         memory_bytes: int = _DEFAULT_MEMORY_BYTES,
         queue_seconds: float = 60.0,
         worker_module: str = WORKER_MODULE,
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._processes = processes
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
         self._queue_seconds = queue_seconds
         self._worker_module = worker_module
+        self._watch = watch
         self._lock = threading.Lock()
         self._reset()
 
@@ -212,12 +215,13 @@ class CodecPool:
 
     def run(self, header: dict[str, Any], pieces: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         """Let a process do one operation of its module."""
-        with self._process() as process:
-            answer = process.call(header, pieces, time.monotonic() + self._timeout_seconds)
-        name = answer[0].get("error")
-        if name is not None:
-            raise _KINDS.get(name, CodecError)(answer[0]["message"])
-        return answer
+        with self._watch():
+            with self._process() as process:
+                answer = process.call(header, pieces, time.monotonic() + self._timeout_seconds)
+            name = answer[0].get("error")
+            if name is not None:
+                raise _KINDS.get(name, CodecError)(answer[0]["message"])
+            return answer
 
     def warm_up(self) -> None:
         """Start a process now, so that the first request does not wait for it (about half a second)."""

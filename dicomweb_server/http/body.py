@@ -23,11 +23,12 @@ def reader(req: falcon.Request, *, max_bytes: int) -> Callable[[int], bytes]:
     if length is None:
         if "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
             raise BadRequest("the request has no payload")
-        return _chunked(stream.read, max_bytes)
+        return _chunked(req, stream.read, max_bytes)
     if length == 0:
         raise BadRequest("the payload is empty")
     if max_bytes and length > max_bytes:
         raise TooLarge(f"the payload is larger than {max_bytes} bytes (stow.max_request_bytes)")
+    req.context.received_bytes = length
     return _measured(stream.read, length)
 
 
@@ -47,13 +48,14 @@ def _measured(read: Callable[[int], bytes], length: int) -> Callable[[int], byte
     return read_some
 
 
-def _chunked(read: Callable[[int], bytes], max_bytes: int) -> Callable[[int], bytes]:
+def _chunked(req: falcon.Request, read: Callable[[int], bytes], max_bytes: int) -> Callable[[int], bytes]:
     total = 0
 
     def read_some(size: int) -> bytes:
         nonlocal total
         data = _guarded(read, size)
         total += len(data)
+        req.context.received_bytes = total
         if max_bytes and total > max_bytes:
             raise TooLarge(f"the payload is larger than {max_bytes} bytes (stow.max_request_bytes)")
         return data

@@ -1,10 +1,8 @@
 """The front door: what is true of every request and every answer, whatever the route.
 
-Request ids, the check of Host and Origin, CORS, security headers and the access log. The log names the route and the
-query keys, never a value of them: those identify patients.
+Request ids, the check of Host and Origin, CORS, security headers; `served.py` notes what became of it.
 """
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,11 +12,10 @@ import falcon
 
 from dicomweb_server.errors import Forbidden
 from dicomweb_server.http.address import AddressRules, address_of
-from dicomweb_server.http.params import names
 from dicomweb_server.http.resources.wado_uri import is_wado_uri
+from dicomweb_server.http.served import note
 from dicomweb_server.http.table import MountedRoute
-
-_access = logging.getLogger("dicomweb_server.access")
+from dicomweb_server.metrics import Metrics
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -35,15 +32,17 @@ _EXPOSED = (
 class FrontDoor:
     """Falcon middleware around every route, and around what is no route."""
 
-    def __init__(self, *, rules: AddressRules, allowed_origins: frozenset[str]) -> None:
+    def __init__(self, *, rules: AddressRules, allowed_origins: frozenset[str], metrics: Metrics) -> None:
         self._rules = rules
         self._allowed_origins = allowed_origins
+        self._metrics = metrics
         self._homes = {path for prefix in rules.prefixes for path in (prefix or "/", prefix + "/")}
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Find the address, refuse foreign writes, answer preflights."""
         req.context.request_id = secrets.token_hex(8)
         req.context.started = time.perf_counter()
+        req.context.received_bytes = 0
         req.context.origin_allowed = False
         req.context.address = address_of(req, self._rules)
         origin = req.env.get("HTTP_ORIGIN")
@@ -94,17 +93,7 @@ class FrontDoor:
                 resp.set_header("Access-Control-Allow-Methods", _METHODS)
                 resp.set_header("Access-Control-Allow-Headers", _REQUEST_HEADERS)
                 resp.set_header("Access-Control-Max-Age", "7200")
-        if _access.isEnabledFor(logging.INFO):
-            keys = names([(piece.partition("=")[0], "") for piece in req.query_string.split("&")[:100] if piece])
-            _access.info(
-                "%s %s%s %s %.1f ms",
-                req.env.get("dicomweb.method", req.method),
-                req.uri_template or "(no route)",
-                f"?{keys}" if keys else "",
-                resp.status_code,
-                (time.perf_counter() - context.started) * 1000,
-                extra={"request_id": context.request_id},
-            )
+        note(req, resp, self._metrics)
 
 
 StartResponse = Callable[..., Any]

@@ -57,6 +57,7 @@ class Resources:
     home: Any
     description: Any
     changes: Any
+    metrics: Any
     viewer: Any
 
 
@@ -115,6 +116,15 @@ SERVER: tuple[Route, ...] = (
     route("/health", get=_public("health.on_get_ready", "Whether the server can serve", (JSON,))),
     route("/health/ready", get=_public("health.on_get_ready", "Whether the server can serve", (JSON,))),
     route("/health/live", get=_public("health.on_get_live", "Whether the process answers", (JSON,))),
+    route(
+        "/metrics",
+        get=Operation(
+            responder="metrics.on_get",
+            summary="Figures for Prometheus",
+            permission=Permission.METRICS,
+            gives=("text/plain", "application/openmetrics-text"),
+        ),
+    ),
     route("/api/dicom/wado", get=_WADO_URI),
 )
 

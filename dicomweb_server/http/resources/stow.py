@@ -14,6 +14,7 @@ from dicomweb_server.http.answers import JSON, XML, warn
 from dicomweb_server.http.body import chunks, reader
 from dicomweb_server.http.params import accepted, entity_url, scope_of
 from dicomweb_server.http.resources.stow_json import JsonInstances
+from dicomweb_server.metrics import Metrics
 from dicomweb_server.services.ingest import Accepted, Ingest, IngestRequest, Refused, Report
 from dicomweb_server.storage.base import BlobStore
 from dicomweb_server.storage.records import Scope
@@ -29,13 +30,21 @@ class StowResource:
     """The collection of studies, or one study, as a place to store to."""
 
     def __init__(
-        self, ingest: Ingest, blobs: BlobStore, *, max_request_bytes: int, max_parts: int, max_metadata_bytes: int
+        self,
+        ingest: Ingest,
+        blobs: BlobStore,
+        *,
+        max_request_bytes: int,
+        max_parts: int,
+        max_metadata_bytes: int,
+        metrics: Metrics,
     ) -> None:
         self._ingest = ingest
         self._blobs = blobs
         self._max_request_bytes = max_request_bytes
         self._limits = MultipartLimits(max_parts=max_parts)
         self._max_metadata_bytes = max_metadata_bytes
+        self._metrics = metrics
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, **uids: str) -> None:
         """Store what the payload holds: 200 all of it, 202 some, 409 none; 4xx when the envelope is broken."""
@@ -56,6 +65,7 @@ class StowResource:
             report = request.report
         finally:
             request.abandon()
+        self._count(report)
         if not report.accepted and not report.refused:
             raise BadRequest("the payload holds no instance")
         resp.status = 409 if not report.accepted else 202 if report.refused else 200
@@ -65,6 +75,12 @@ class StowResource:
         resp.data = (
             to_native_xml(answer) if offer.media in (XML, "application/xml", "text/xml") else orjson.dumps(answer)
         )
+
+    def _count(self, report: Report) -> None:
+        for item in report.accepted:
+            self._metrics.stored(item.outcome.value)
+        for refused in report.refused:
+            self._metrics.stored("refused", refused.reason)
 
     def _taker(self, req: falcon.Request) -> Callable[[Callable[[int], bytes], IngestRequest], None]:
         """The function that takes the payload apart, chosen by its Content-Type."""
