@@ -22,6 +22,7 @@ from dicomweb_server.http.resources.metrics import MetricsResource
 from dicomweb_server.http.resources.objects import ObjectsResource
 from dicomweb_server.http.resources.qido import SearchResource
 from dicomweb_server.http.resources.rendered import RenderedResource
+from dicomweb_server.http.resources.statistics import StatisticsResource
 from dicomweb_server.http.resources.stow import StowResource
 from dicomweb_server.http.resources.thumbnail import ThumbnailResource
 from dicomweb_server.http.resources.viewer import ViewerOptions, ViewerResource
@@ -39,6 +40,7 @@ from dicomweb_server.services.pictures import Pictures
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Retrieve
 from dicomweb_server.services.search import Search
+from dicomweb_server.services.space import Space
 from dicomweb_server.services.transcode import Transcode
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import BlobStore, Storage
@@ -160,6 +162,12 @@ def _resources(
         max_instance_bytes=settings.stow.max_instance_bytes,
         wipe_preamble=settings.stow.wipe_preamble,
     )
+    space = Space(
+        free=blobs.free_bytes,
+        used=storage.stored_bytes,
+        floor_bytes=settings.disk.floor_bytes,
+        quota_bytes=settings.disk.quota_bytes,
+    )
     viewer = ViewerResource(
         installed.find(settings.viewer_directory) if settings.viewer.enabled else None,
         options=ViewerOptions(
@@ -175,7 +183,7 @@ def _resources(
             Search(storage, max_results=settings.search.max_results), empty_status=settings.http.empty_search_status
         ),
         stow=StowResource(
-            Ingest(storage, blobs, limits=limits),
+            Ingest(storage, blobs, limits=limits, space=space),
             blobs,
             max_request_bytes=settings.stow.max_request_bytes,
             max_parts=settings.stow.max_parts,
@@ -194,6 +202,7 @@ def _resources(
         viewer=viewer,
         changes=ChangesResource(feed),
         metrics=MetricsResource(metrics),
+        statistics=StatisticsResource(storage),
         description=DescriptionResource(
             TABLE[Place.DICOMWEB],
             others=[

@@ -41,7 +41,7 @@ PLUGIN_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hooks": {},
 }
 
-_ROUTES = ("patients", "studies", "series", "instances", "wado", "changes", "openapi", "openapi.json")
+_ROUTES = ("patients", "studies", "series", "instances", "wado", "changes", "statistics", "openapi", "openapi.json")
 _SECRET = re.compile(r"(^|_)(password|passphrase|secret|token|secret_access_key)$")
 _ADDRESS = re.compile(r"(^|_)(url|uri|dsn)$")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -216,6 +216,16 @@ class ViewerSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DiskSettings:
+    """When nothing more is stored: with less free space than `floor_bytes` where the files lie (as far as the blob
+    store can tell), or with more than `quota_bytes` of files in the archive. 0 is none.
+    """
+
+    floor_bytes: int = _number(256 * 1024 * 1024, 0)
+    quota_bytes: int = _number(0, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChangesSettings:
     """The change feed. `max_waiting` is how many clients of each worker may wait for changes; half of its threads at
     most do."""
@@ -267,6 +277,7 @@ class Settings:
     search: SearchSettings = SearchSettings()
     codec: CodecSettings = CodecSettings()
     viewer: ViewerSettings = ViewerSettings()
+    disk: DiskSettings = DiskSettings()
     changes: ChangesSettings = ChangesSettings()
     hooks: HooksSettings = HooksSettings()
     log: LogSettings = LogSettings()

@@ -101,6 +101,9 @@ class CouchBlobStore(BlobStore):
 
     # Writing
 
+    def free_bytes(self) -> int | None:
+        return None
+
     def stage(self) -> StagedBlob:
         self._opened()
         return CouchStagedBlob()

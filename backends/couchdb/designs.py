@@ -64,6 +64,21 @@ _HISTORY: Views = {
     ),
 }
 
+# Instances and older versions with the sizes of their files: of all, of a study, of a series.
+_USAGE: Views = {
+    "usage": (
+        """function (doc) {
+            if (doc.type !== "instance" && doc.type !== "replaced") return;
+            var modality = (JSON.parse(doc.summary)["00080060"] || {}).Value;
+            var rest = [modality && modality[0] || "", doc.transfer_syntax];
+            emit([doc.type, 0].concat(rest), doc.blob.size);
+            emit([doc.type, 1, doc.study].concat(rest), doc.blob.size);
+            emit([doc.type, 2, doc.study, doc.series].concat(rest), doc.blob.size);
+        }""",
+        "_stats",
+    ),
+}
+
 _BLOBS: Views = {
     "blobs": (
         """function (doc) {
@@ -167,6 +182,7 @@ RECORDS: Mapping[str, Views] = {
     "history": _HISTORY,
     "blobs": _BLOBS,
     "moving": _MOVING,
+    "usage": _USAGE,
     "conflicts": _CONFLICTS,
 }
 ENTITIES: Mapping[str, Views] = {

@@ -19,6 +19,7 @@ from backends.couchdb.repair import Repair
 from backends.couchdb.search import Search
 from backends.couchdb.settings import CouchSettings
 from backends.couchdb.storing import Storing
+from backends.couchdb.usage import UsageViews
 from dicomweb_server.errors import StorageError, StorageUnavailable
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
@@ -38,6 +39,7 @@ from dicomweb_server.storage.records import (
     StorageState,
     StoredInstance,
     StoreOutcome,
+    Usage,
 )
 
 ARCHIVE, DOCUMENTS = "-archive", "-documents"
@@ -61,6 +63,7 @@ class _Parts:
         self.removal = Removal(self.records, self.archive, deriver, self.inflight, clock)
         self.search = Search(self.records, self.archive)
         self.feed = Feed(self.records)
+        self.usage = UsageViews(self.records)
         self.documents = Documents(others, clock)
         self.moving = Moving(self.records, self.archive, self.documents, deriver, self.inflight, clock)
         self.repair = Repair(self.records, self.archive, deriver, self.inflight, self.removal, clock)
@@ -173,6 +176,12 @@ class CouchStorage(Storage):
 
     def changes(self, *, after: str | None, limit: int) -> Sequence[Change]:
         return self._opened.feed.changes(after, limit)
+
+    def usage(self, *, scope: Scope) -> Usage:
+        return self._opened.usage.usage(scope)
+
+    def stored_bytes(self) -> int:
+        return self._opened.usage.stored_bytes()
 
     def newest_change(self) -> str | None:
         return self._opened.feed.newest()

@@ -8,6 +8,7 @@ only puts files into directories that exist already.
 import ctypes
 import os
 import re
+import shutil
 import sys
 import time
 import uuid
@@ -99,6 +100,10 @@ class FileBlobStore(BlobStore):
         ready = self._open and all(os.access(place, os.W_OK | os.X_OK) for place in (self._blobs, self._staging))
         detail = f"The directory of the files {'can' if ready else 'cannot'} be written."
         return StorageState(ready=ready, latency_seconds=time.perf_counter() - started, detail=detail)
+
+    def free_bytes(self) -> int | None:
+        with disk_errors():
+            return shutil.disk_usage(self._blobs).free
 
     def stage(self) -> StagedFile:
         self._check_open()

@@ -68,6 +68,12 @@ class GridFSBlobStore(BlobStore):
     def check(self) -> StorageState:
         return self._connection.check()
 
+    def free_bytes(self) -> int | None:
+        with driver_errors():
+            state = self._connection.database.command("dbStats")
+        size, used = state.get("fsTotalSize"), state.get("fsUsedSize")  # missing where there are shards
+        return int(size - used) if size and used else None
+
     def stage(self) -> StagedBlob:
         self._connection.database  # noqa: B018 - raises when closed
         return TemporaryBlob()

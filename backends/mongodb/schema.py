@@ -75,6 +75,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("series", 1), ("position", 1), ("_id", 1)], name="series_order"),
         IndexModel([("place", 1), ("_id", 1)], name="place"),
         IndexModel([("blobs", 1)], name="blobs"),
+        IndexModel([("blob.size_bytes", 1)], name="size"),
         IndexModel([("gone", 1)], name="gone", partialFilterExpression={"gone": {"$exists": True}}),
     ],
     "series": [
@@ -104,6 +105,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     "replaced": [
         IndexModel([("uid", 1), ("order", 1), ("_id", 1)], name="uid"),
         IndexModel([("blobs", 1)], name="blobs"),
+        IndexModel([("blob.size_bytes", 1)], name="size"),
     ],
     "metadata": [IndexModel([("key", 1), ("n", 1)], name="key"), IndexModel([("attempt", 1)], name="attempt")],
     "released": [IndexModel([("order", 1)], name="order")],

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from backends.mongodb import schema
+from backends.mongodb import schema, usage
 from backends.mongodb.connection import Connection, MongoSettings
 from backends.mongodb.documents import Documents
 from backends.mongodb.errors import driver_errors
@@ -35,6 +35,7 @@ from dicomweb_server.storage.records import (
     StorageState,
     StoredInstance,
     StoreOutcome,
+    Usage,
 )
 
 SWEEP_SECONDS = 30.0
@@ -171,6 +172,15 @@ class MongoStorage(Storage):
     def changes(self, *, after: str | None, limit: int) -> Sequence[Change]:
         with driver_errors():
             return self._feed.read(after, limit)
+
+    def usage(self, *, scope: Scope) -> Usage:
+        with driver_errors():
+            self._remover.settle()
+            return usage.usage(self._connection, scope)
+
+    def stored_bytes(self) -> int:
+        with driver_errors():
+            return usage.stored_bytes(self._connection)
 
     def newest_change(self) -> str | None:
         with driver_errors():

@@ -176,6 +176,9 @@ class S3BlobStore(BlobStore):
                 detail = error.message
         return StorageState(ready=ready, latency_seconds=time.perf_counter() - started, detail=detail)
 
+    def free_bytes(self) -> int | None:
+        return None
+
     def stage(self) -> StagedBlob:
         self._store()
         return TemporaryBlob()

@@ -27,7 +27,9 @@ from dicomweb_server.storage.records import (
     Page,
     ReplacedVersion,
     Scope,
+    Share,
     StoredInstance,
+    Usage,
 )
 
 T = TypeVar("T")
@@ -205,6 +207,40 @@ def changes(connection: Connection, after: str | None, limit: int) -> list[Chang
         )
         for row in rows
     ]
+
+
+def usage(connection: Connection, scope: Scope) -> Usage:
+    """As `Storage.usage`."""
+    chosen, values = [], []
+    for name, uid in (("study_uid", scope.study_uid), ("series_uid", scope.series_uid)):
+        if uid is not None:
+            chosen.append(f"{{}}.{name} = ?")
+            values.append(uid)
+    # A header is found by the row of its study, which its UID names.
+    by_study = "h.study = (SELECT id FROM study WHERE uid = ?)" if scope.study_uid is not None else "TRUE"
+    conditions = " AND ".join([by_study, *(text.format("h") for text in chosen)])
+    rows = connection.execute(
+        "SELECT coalesce(h.modality, ''), h.transfer_syntax, count(*), sum(i.size_bytes) "
+        f"FROM header h CROSS JOIN instance i ON i.header = h.id WHERE {conditions} GROUP BY 1, 2 ORDER BY 1, 2",
+        ([scope.study_uid] if scope.study_uid is not None else []) + values,
+    ).fetchall()
+    if scope.level is not None and not rows:
+        raise scope.not_found()
+    conditions = " AND ".join(["TRUE", *(text.format("r") for text in chosen)])
+    instances, size = connection.execute(
+        f"SELECT count(*), coalesce(sum(size_bytes), 0) FROM replaced r WHERE {conditions}", values
+    ).fetchone()
+    shares = [Share(modality=row[0], transfer_syntax_uid=row[1], instances=row[2], size_bytes=row[3]) for row in rows]
+    return Usage(shares=shares, replaced_instances=instances, replaced_bytes=size)
+
+
+def stored_bytes(connection: Connection) -> int:
+    """As `Storage.stored_bytes`. The rows of the two tables are short."""
+    (size,) = connection.execute(
+        "SELECT (SELECT coalesce(sum(size_bytes), 0) FROM instance) + "
+        "(SELECT coalesce(sum(size_bytes), 0) FROM replaced)"
+    ).fetchone()
+    return int(size)
 
 
 def newest_change(connection: Connection) -> str | None:

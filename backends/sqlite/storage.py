@@ -29,6 +29,7 @@ from dicomweb_server.storage.records import (
     StorageState,
     StoredInstance,
     StoreOutcome,
+    Usage,
 )
 
 _SETTINGS = ("path", "busy_timeout_seconds", "synchronous")
@@ -147,6 +148,14 @@ class SQLiteStorage(Storage):
     def changes(self, *, after: str | None, limit: int) -> Sequence[Change]:
         with self._connections.reading() as connection:
             return reading.changes(connection, after, limit)
+
+    def usage(self, *, scope: Scope) -> Usage:
+        with self._connections.reading() as connection:
+            return reading.usage(connection, scope)
+
+    def stored_bytes(self) -> int:
+        with self._connections.reading() as connection:
+            return reading.stored_bytes(connection)
 
     def newest_change(self) -> str | None:
         with self._connections.reading() as connection:

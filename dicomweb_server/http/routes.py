@@ -58,6 +58,7 @@ class Resources:
     description: Any
     changes: Any
     metrics: Any
+    statistics: Any
     viewer: Any
 
 
@@ -106,6 +107,10 @@ def _delete(summary: str) -> Operation:
 
 def _public(responder: str, summary: str, gives: tuple[str, ...]) -> Operation:
     return Operation(responder=responder, summary=summary, permission=Permission.PUBLIC, gives=gives)
+
+
+def _statistics(summary: str) -> Operation:
+    return Operation(responder="statistics.on_get", summary=summary, permission=Permission.SEARCH, gives=(JSON,))
 
 
 _WADO_URI = _retrieve(
@@ -208,6 +213,8 @@ DICOMWEB: tuple[Route, ...] = (
         get=_retrieve("thumbnail.on_get_frame", "Retrieve a small picture of a frame", PICTURES, query.THUMBNAIL),
     ),
     route("/wado", get=_WADO_URI),
+    route("/statistics", get=_statistics("How much is stored, and of what")),
+    route(STUDY + "/statistics", get=_statistics("How much is stored of a study")),
     # Changes
     route(
         "/changes",

@@ -19,6 +19,7 @@ from dicomweb_server.errors import (
     StorageFull,
     StorageUnavailable,
 )
+from dicomweb_server.services.space import Space
 from dicomweb_server.storage.base import BlobStore, StagedBlob, Storage
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.packing import pack_metadata
@@ -38,6 +39,7 @@ DICOMDIR_CLASS = "1.2.840.10008.1.3.10"  # a directory of a medium is no instanc
 
 READ_BYTES = 1024 * 1024
 SMALL_BYTES = 16 * 1024
+LOOK_EVERY_BYTES = 64 * 1024 * 1024  # of a large instance: is there still room?
 BATCH_INSTANCES = 100
 BATCH_BYTES = 256 * 1024 * 1024
 LAYOUT_IN_RECORD_BYTES = 64 * 1024
@@ -103,24 +105,39 @@ class _Pending:
 class Ingest:
     """Takes instances into the archive."""
 
-    def __init__(self, storage: Storage, blobs: BlobStore, *, limits: IngestLimits) -> None:
+    def __init__(self, storage: Storage, blobs: BlobStore, *, limits: IngestLimits, space: Space | None = None) -> None:
         self._storage = storage
         self._blobs = blobs
         self._limits = limits
+        self._space = space
 
-    def begin(self, *, study_uid: str | None = None) -> "IngestRequest":
-        """A request to store several instances; with `study_uid` all must belong to that study."""
-        return IngestRequest(self._storage, self._blobs, limits=self._limits, study_uid=study_uid)
+    def begin(self, *, study_uid: str | None = None, expected_bytes: int = 0) -> "IngestRequest":
+        """A request to store several instances; with `study_uid` all must belong to that study.
+
+        expected_bytes: how much will come, as far as that is known. Raises StorageFull where it does not fit.
+        """
+        if self._space is not None:
+            self._space.require(expected_bytes)
+        return IngestRequest(self._storage, self._blobs, limits=self._limits, study_uid=study_uid, space=self._space)
 
 
 class IngestRequest:
     """One request: `add` each part, then `finish`; or `abandon`, which takes back all that no batch has committed."""
 
-    def __init__(self, storage: Storage, blobs: BlobStore, *, limits: IngestLimits, study_uid: str | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        blobs: BlobStore,
+        *,
+        limits: IngestLimits,
+        study_uid: str | None,
+        space: Space | None = None,
+    ) -> None:
         self._storage = storage
         self._blobs = blobs
         self._limits = limits
         self._study_uid = study_uid
+        self._space = space
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
         self.report = Report()
@@ -139,6 +156,8 @@ class IngestRequest:
             except BadDicom as exc:
                 self._refuse(CANNOT_UNDERSTAND, exc.message)
                 return
+        if self._refused_for_space(head, header):
+            return
         with self._staging() as staged:
             sha256, size_bytes = self._receive(itertools.chain([head], pieces), staged.file)
             staged.complete()
@@ -147,6 +166,8 @@ class IngestRequest:
 
     def compose(self, attributes: Mapping[str, Any], bulk: Bulk) -> None:
         """Take one instance that comes as DICOM JSON with its bulk data apart (PS3.18 10.5); as `add`."""
+        if self._refused_for_space(b"", None):
+            return
         with self._staging() as staged:
             compose(attributes, bulk, staged.file)
             staged.complete()
@@ -183,9 +204,32 @@ class IngestRequest:
         except BadDicom as exc:
             staged.discard()
             self._refuse(CANNOT_UNDERSTAND, exc.message)
+        except StorageFull as exc:
+            staged.discard()
+            if not self.report.accepted:
+                raise
+            # Earlier batches are stored: their acknowledgement must reach the client.
+            self._refuse(OUT_OF_RESOURCES, exc.message)
         except BaseException:
             staged.discard()
             raise
+
+    def _refused_for_space(self, head: bytes | memoryview, header: Header | None) -> bool:
+        """Where nothing more fits, refuse the instance if earlier ones of the request are stored already: their
+        acknowledgement must reach the client. Otherwise StorageFull is the answer to the whole."""
+        if self._space is None:
+            return False
+        try:
+            self._space.require(self._pending_bytes + len(head))
+        except StorageFull as exc:
+            if not self.report.accepted:
+                raise
+            if header is None:
+                with contextlib.suppress(BadDicom):
+                    header = read_header(io.BytesIO(head), len(head))
+            self._refuse(OUT_OF_RESOURCES, exc.message, header)
+            return True
+        return False
 
     def _commit_when_full(self) -> None:
         if len(self._pending) >= BATCH_INSTANCES or self._pending_bytes >= BATCH_BYTES:
@@ -197,12 +241,16 @@ class IngestRequest:
         digest = hashlib.sha256()
         size_bytes = 0
         limit = self._limits.max_instance_bytes or float("inf")
+        look_at = LOOK_EVERY_BYTES
         for chunk in chunks:
             size_bytes += len(chunk)
             if size_bytes > limit:
                 raise BadDicom(f"the instance is larger than {limit} bytes (stow.max_instance_bytes)")
             digest.update(chunk)
             file.write(chunk)
+            if size_bytes >= look_at and self._space is not None:
+                look_at += LOOK_EVERY_BYTES
+                self._space.require()
         return digest.hexdigest(), size_bytes
 
     def _examine(self, staged: StagedBlob, sha256: str, size_bytes: int, header: Header | None = None) -> None:
@@ -249,6 +297,8 @@ class IngestRequest:
         else:
             for item, record, outcome in zip(self._pending, records, outcomes, strict=True):
                 self._decide(item.header, record, outcome)
+            if self._space is not None:
+                self._space.took(self._pending_bytes)
             unused = (o.stored in (Stored.SAME, Stored.REFUSED) for o in outcomes)
             self._blobs.delete(keys=[k for r, free in zip(records, unused, strict=True) if free for k in _blob_keys(r)])
         finally:

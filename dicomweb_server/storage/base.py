@@ -43,6 +43,7 @@ from dicomweb_server.storage.records import (
     StorageState,
     StoredInstance,
     StoreOutcome,
+    Usage,
 )
 
 
@@ -131,6 +132,20 @@ class Storage(ABC):
     @abstractmethod
     def count(self, *, query: Query) -> int:
         """How many entities the query matches, ignoring order, limit and offset."""
+
+    # Figures
+
+    @abstractmethod
+    def usage(self, *, scope: Scope) -> Usage:
+        """What the instances of a study or series take up, or with `Scope()` all; may read the records of all of them.
+
+        Raises NotFound for a study or series that is not there.
+        """
+
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """The bytes of the files of all instances and of the older versions that are kept. Asked about once a minute:
+        reads numbers or an index, not whole records. May be some seconds old."""
 
     # Release queue: blobs that nothing references any more
 
@@ -271,6 +286,10 @@ class BlobStore(ABC):
     @abstractmethod
     def check(self) -> StorageState:
         """As `Storage.check`."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """How much more fits where the blobs are kept; None where that cannot be known. Raises StorageUnavailable."""
 
     @abstractmethod
     def stage(self) -> StagedBlob:

@@ -291,6 +291,36 @@ ArchiveEntry = InstanceEntry | ReplacedEntry | ChangeEntry | DocumentEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """How many instances of one modality and transfer syntax there are, and the bytes of their files. The modality is
+    empty where the instances have none."""
+
+    modality: str
+    transfer_syntax_uid: str
+    instances: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What is stored, in order of modality and transfer syntax; apart from that the older versions that are kept."""
+
+    shares: Sequence[Share]
+    replaced_instances: int
+    replaced_bytes: int
+
+    @property
+    def instances(self) -> int:
+        """How many instances there are, without older versions."""
+        return sum(share.instances for share in self.shares)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of their files."""
+        return sum(share.size_bytes for share in self.shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageState:
     """The answer of `Storage.check`: `detail` is one sentence without secrets."""
 

@@ -172,6 +172,8 @@ class BlobSuite:
     def test_check_and_close(self, blobs: BlobStore) -> None:
         key = kept(blobs, b"abc")
         assert blobs.check().ready
+        free = blobs.free_bytes()
+        assert free is None or free > 0
         blobs.close()
         blobs.close()
         assert not blobs.check().ready

@@ -34,6 +34,7 @@ from dicomweb_server.storage.records import (
     OnDuplicate,
     Removed,
     Scope,
+    Share,
     Stored,
 )
 from dicomweb_server.testing import search_cases
@@ -112,6 +113,8 @@ class StorageSuite:
             lambda s: s.known_blobs(keys=["k"]),
             lambda s: s.changes(after=None, limit=1),
             lambda s: s.newest_change(),
+            lambda s: s.usage(scope=Scope()),
+            lambda s: s.stored_bytes(),
             lambda s: s.put_document(kind="k", document_id="d", body=1, keys={}),
             lambda s: s.get_document(kind="k", document_id="d"),
             lambda s: s.document_history(kind="k", document_id="d"),
@@ -541,6 +544,38 @@ class StorageSuite:
             paged += page
             cursor = page[-1].cursor
         assert paged == list(whole)
+
+    # Figures
+
+    def test_usage_by_modality_and_transfer_syntax(self, storage: Storage) -> None:
+        assert (storage.usage(scope=Scope()).instances, storage.stored_bytes()) == (0, 0)
+        first = record(content=b"x" * 10)
+        same = record(first.study_uid, first.series_uid, content=b"x" * 20)
+        jpeg = record(first.study_uid, content=b"x" * 40, transfer_syntax_uid=JPEG, Modality="MR")
+        other = record(content=b"x" * 80, Modality=None)
+        put(storage, first, same, jpeg, other)
+        put(
+            storage,
+            record(first.study_uid, first.series_uid, instance_uid=first.instance_uid, content=b"x" * 15),
+            on_duplicate=REPLACE,
+        )
+        ct = Share(modality="CT", transfer_syntax_uid=EXPLICIT, instances=2, size_bytes=35)
+        mr = Share(modality="MR", transfer_syntax_uid=JPEG, instances=1, size_bytes=40)
+        none = Share(modality="", transfer_syntax_uid=EXPLICIT, instances=1, size_bytes=80)
+        whole = storage.usage(scope=Scope())
+        assert list(whole.shares) == [none, ct, mr]
+        assert (whole.replaced_instances, whole.replaced_bytes) == (1, 10)
+        assert (whole.instances, whole.size_bytes) == (4, 155)
+        assert storage.stored_bytes() == 165
+        study = storage.usage(scope=Scope(study_uid=first.study_uid))
+        assert (list(study.shares), study.replaced_bytes) == ([ct, mr], 10)
+        series = storage.usage(scope=Scope(study_uid=jpeg.study_uid, series_uid=jpeg.series_uid))
+        assert (list(series.shares), series.replaced_bytes) == ([mr], 0)
+        storage.remove(scope=Scope(study_uid=first.study_uid))
+        assert list(storage.usage(scope=Scope()).shares) == [none]
+        for scope in (Scope(study_uid=first.study_uid), Scope(study_uid=other.study_uid, series_uid="1.2")):
+            with pytest.raises(NotFound):
+                storage.usage(scope=scope)
 
     def test_newest_change_is_where_new_ones_begin(self, storage: Storage) -> None:
         assert storage.newest_change() is None

@@ -52,7 +52,7 @@ class StowResource:
         offer = choose(accepted(req), _OFFERS)
         take = self._taker(req)
         read = reader(req, max_bytes=self._max_request_bytes)
-        request = self._ingest.begin(study_uid=scope.study_uid)
+        request = self._ingest.begin(study_uid=scope.study_uid, expected_bytes=req.content_length or 0)
         try:
             take(read, request)
             report = request.finish()

@@ -1,0 +1,47 @@
+"""What is stored takes up how much: all from one view, which CouchDB keeps as sums."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from backends.couchdb import keys
+from backends.couchdb.database import Database, Json
+from dicomweb_server.storage.records import Scope, Share, Usage
+
+_CURRENT, _OLD = "instance", "replaced"
+
+
+class UsageViews:
+    """Reads the view `usage`: rows by type of document, then place (series, study or all), modality and transfer
+    syntax."""
+
+    def __init__(self, records: Database) -> None:
+        self._records = records
+
+    def usage(self, scope: Scope) -> Usage:
+        """As `Storage.usage`."""
+        place = [uid for uid in (scope.study_uid, scope.series_uid) if uid is not None]
+        shares = [
+            Share(
+                modality=row["key"][-2],
+                transfer_syntax_uid=row["key"][-1],
+                instances=int(row["value"]["count"]),
+                size_bytes=int(row["value"]["sum"]),
+            )
+            for row in self._rows(_CURRENT, place)
+        ]
+        if place and not shares:
+            raise scope.not_found()
+        old = self._rows(_OLD, place)
+        return Usage(
+            shares=sorted(shares, key=lambda share: (share.modality, share.transfer_syntax_uid)),
+            replaced_instances=sum(int(row["value"]["count"]) for row in old),
+            replaced_bytes=sum(int(row["value"]["sum"]) for row in old),
+        )
+
+    def stored_bytes(self) -> int:
+        """As `Storage.stored_bytes`."""
+        return sum(int(row["value"]["sum"]) for kind in (_CURRENT, _OLD) for row in self._rows(kind, []))
+
+    def _rows(self, kind: str, place: Sequence[str]) -> list[Json]:
+        start: list[Any] = [kind, len(place), *place]
+        return self._records.view("usage/usage", startkey=start, endkey=[*start, keys.END], group=True)
