@@ -1,18 +1,13 @@
 """The CouchDB storage and blob store pass the contract suites on a server over its wire protocol."""
 
-import multiprocessing
 import os
 import random
 import socket
 import struct
 import threading
-import time
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import orjson
 import pytest
@@ -21,15 +16,12 @@ from backends.couchdb import CouchBlobStore, CouchStorage
 from backends.couchdb.blobs import CHUNK_BYTES
 from backends.couchdb.blobs import _get as get_chunk
 from backends.couchdb.database import Server
-from backends.couchdb.derive import Deriver
-from backends.couchdb.removal import Removal
 from backends.couchdb.session import Address, Session
 from backends.couchdb.settings import CouchSettings
 from backends.couchdb.sources import NEWEST
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import (
     ConfigError,
-    NotFound,
     StorageCorrupt,
     StorageError,
     StorageFull,
@@ -39,10 +31,10 @@ from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import OnDuplicate, Scope, Stored
 from dicomweb_server.testing.blob_suite import BlobSuite, staged
-from dicomweb_server.testing.datasets import deflated, new_uid, record
+from dicomweb_server.testing.datasets import deflated, record
 from dicomweb_server.testing.moving_suite import MovingSuite
 from dicomweb_server.testing.search_cases import STUDY, terms
-from dicomweb_server.testing.storage_suite import StorageSuite, put, series_hits, study_hit
+from dicomweb_server.testing.storage_suite import StorageSuite, put
 from tests.services import couchdb
 
 
@@ -223,184 +215,6 @@ class TestCost:
         # The instances; what stands above with the view that tells whether it is right; the same of the patient.
         assert storage.requests - requests == 5
         storage.remove(scope=Scope(study_uid=first.study_uid))
-
-
-# Faults
-
-
-class TestFaults:
-    @pytest.fixture
-    def server(self, tmp_path: Path) -> Iterator[couchdb.PouchDBServer]:
-        if couchdb.is_couchdb():
-            pytest.skip("a server that is not ours is not killed")
-        server = couchdb.PouchDBServer(tmp_path, in_memory=False)
-        try:
-            server.start()
-        except couchdb.Unavailable as exc:
-            pytest.skip(str(exc))
-        yield server
-        server.stop()
-
-    def test_nothing_acknowledged_is_lost_when_the_server_is_killed(self, server: couchdb.PouchDBServer) -> None:
-        storage = opened(server.url, "archive", timeout_seconds=5)
-        study, acknowledged = new_uid(), Counter[str]()
-        stop, failures = threading.Event(), list[StorageError]()
-
-        def work(series: str) -> None:
-            while not stop.is_set():
-                try:
-                    put(storage, record(study, series), record(study, series))
-                except StorageUnavailable as exc:
-                    failures.append(exc)
-                else:
-                    acknowledged[series] += 2
-
-        writers = [threading.Thread(target=work, args=(new_uid(),)) for _ in range(3)]
-        for writer in writers:
-            writer.start()
-        try:
-            until(lambda: sum(acknowledged.values()) >= 20)
-            server.kill()
-            until(lambda: len(failures) >= 3)
-            assert not storage.check().ready
-            server.start()
-            before = sum(acknowledged.values())
-            until(lambda: sum(acknowledged.values()) >= before + 20)
-        finally:
-            stop.set()
-            for writer in writers:
-                writer.join()
-        assert storage.check().ready
-        put(storage, record(study))  # whatever of it was left half-way
-        hit, series = study_hit(storage, study), series_hits(storage, study)
-        for uid, number in acknowledged.items():
-            assert series[uid].number_of_instances >= number
-        listed = list(storage.instances(scope=Scope(study_uid=study)))
-        assert hit.number_of_instances == len(listed) == sum(each.number_of_instances for each in series.values())
-        storage.close()
-
-    def test_a_server_that_is_not_there(self, tmp_path: Path) -> None:
-        server = couchdb.PouchDBServer(tmp_path, in_memory=True)
-        url = f"http://admin:geheim@127.0.0.1:{server.port}"
-        storage = CouchStorage.from_settings(settings={"url": url, "wait_seconds": 0})
-        with pytest.raises(StorageUnavailable) as error:
-            storage.open()
-        assert "geheim" not in f"{error.value} {error.value.__cause__}"
-
-    def test_the_start_waits_for_the_server(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        if couchdb.is_couchdb():
-            pytest.skip("a server that is not ours is not started")
-        server = couchdb.PouchDBServer(tmp_path, in_memory=True)
-        storage = CouchStorage.from_settings(settings={"url": server.url, "wait_seconds": 60})
-        opening = threading.Thread(target=storage.open)
-        opening.start()
-        until(lambda: "waiting for CouchDB" in caplog.text)
-        try:
-            server.start()
-            opening.join(timeout=60)
-            assert storage.check().ready
-            storage.close()
-        except couchdb.Unavailable as exc:
-            pytest.skip(str(exc))
-        finally:
-            server.stop()
-
-    def test_a_wrong_password(self, url: str) -> None:
-        if not couchdb.is_couchdb():
-            pytest.skip("the login of PouchDB Server does not work; name a CouchDB in COUCHDB_URL")
-        wrong = f"http://admin:geheim@{url.rpartition('@')[2].removeprefix('http://')}"
-        with pytest.raises(ConfigError) as error:
-            CouchStorage.from_settings(settings={"url": wrong, "wait_seconds": 0}).open()
-        assert "geheim" not in str(error.value)
-
-    def test_a_process_that_died_after_its_instance(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        storage = opened(url, name)
-        one = record()
-
-        def die(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Deriver, "settle", die)
-            with pytest.raises(KeyboardInterrupt):
-                put(storage, one)
-        assert storage.count(query=Query(level=Level.STUDY)) == 0
-        other = opened(url, name)
-        assert study_hit(other, one.study_uid).number_of_instances == 1
-        assert put(other, one) == [Stored.SAME]
-        other.close()
-
-    def test_a_process_that_died_while_removing(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        storage = opened(url, name)
-        study, series = new_uid(), new_uid()
-        records = [record(study, series) for _ in range(5)]
-        put(storage, *records, record())
-
-        def die(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Removal, "_carry_out", die)
-            with pytest.raises(KeyboardInterrupt):
-                storage.remove(scope=Scope(study_uid=study))
-        with pytest.raises(NotFound):
-            storage.instances(scope=Scope(study_uid=study))
-        later = record(study, series)
-        put(storage, later)
-        monkeypatch.setattr("backends.couchdb.removal.RESUMED_AFTER_SECONDS", -1)
-        other = opened(url, name)
-        assert [each.instance_uid for each in other.instances(scope=Scope(study_uid=study))] == [later.instance_uid]
-        assert study_hit(other, study).number_of_instances == 1
-        assert set(other.released(limit=99)) == {each.blob.key for each in records}
-        other.close()
-
-    def test_two_winners_of_a_split_cluster(self, url: str, name: str) -> None:
-        storage = opened(url, name)
-        one = record(StudyID="1")
-        put(storage, one)
-        records = storage._opened.records
-        current = records.get(f"instance:{one.instance_uid}")
-        assert current is not None
-        rival = {**current, "_rev": f"1-{'0' * 32}", "attempt": "0" * 32, "blob": {**current["blob"], "key": "rival"}}
-        records.resource.post("_bulk_docs", body={"docs": [rival], "new_edits": False})
-        storage.close()
-        again = opened(url, name)
-        (version,) = again.replaced(instance_uid=one.instance_uid)
-        keys = {version.instance.blob.key, again.get(scope=one.scope).blob.key}
-        assert keys == {"rival", one.blob.key}
-        assert study_hit(again, one.study_uid).number_of_instances == 1
-        again.restore(instance_uid=one.instance_uid, version=version.version)
-        assert again.get(scope=one.scope).blob.key == version.instance.blob.key
-        again.close()
-
-    def test_writers_in_several_processes(self, url: str, name: str) -> None:
-        study = new_uid()
-        storage = opened(url, name)
-        with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(store_some, [(url, name, study, number) for number in range(3)]))
-        hit = study_hit(storage, study)
-        assert (hit.number_of_instances, hit.number_of_series) == (30, 3)
-        assert hit.modalities == ("M0", "M1", "M2")
-        storage.close()
-
-
-def store_some(place: tuple[str, str, str, int]) -> None:
-    url, name, study, number = place
-    storage = opened(url, name)
-    for _ in range(5):
-        series = f"{study}.{number}"
-        uids = [f"{series}.{random.getrandbits(60)}" for _ in range(2)]
-        put(storage, *[record(study, series, instance_uid=uid, Modality=f"M{number}") for uid in uids])
-    storage.close()
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something that another thread brings about."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not come about in time")
-        time.sleep(0.01)
 
 
 # The session

@@ -25,10 +25,10 @@ from backends.mongodb.feed import Entry
 from backends.mongodb.writing import _Wave
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import NotFound, StorageUnavailable
-from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import ChangeKind, InstanceRecord, OnDuplicate, Scope
 from dicomweb_server.testing.datasets import new_uid, record
-from dicomweb_server.testing.storage_suite import put, series_hits, study_hit
+from dicomweb_server.testing.storage_suite import put, study_hit
+from tests.contract.load import Load, check_totals, instances
 from tests.contract.test_mongodb import opened
 from tests.services import mongodb
 from tests.services.proxy import BadProxy
@@ -61,13 +61,13 @@ def check_everything(storage: MongoStorage, monkeypatch: pytest.MonkeyPatch) -> 
     """That what is derived agrees with the instances, before and after the sweep; the instances by UID."""
     # As if the time after which marks are checked, and after which they are deleted, had passed.
     monkeypatch.setattr("backends.mongodb.removing.READ_AFTER_SECONDS", -60)
-    _check_totals(storage)
+    check_totals(storage)
     for limit in ("LEASE_SECONDS", "TAGGING_SECONDS"):
         monkeypatch.setattr(f"backends.mongodb.removing.{limit}", -60)
     storage._remover.sweep()
     assert list(storage._connection.safe("work").find()) == []
-    _check_totals(storage)
-    stored = _instances(storage)
+    check_totals(storage)
+    stored = instances(storage)
     told: dict[str, ChangeKind] = {}
     for change in storage.changes(after=None, limit=1_000_000):
         told[change.instance_uid] = change.kind
@@ -76,82 +76,6 @@ def check_everything(storage: MongoStorage, monkeypatch: pytest.MonkeyPatch) -> 
         for version in storage.replaced(instance_uid=uid):
             assert version.instance.blob.key != stored[uid]
     return dict.fromkeys(stored)
-
-
-def _instances(storage: MongoStorage) -> dict[str, str]:
-    try:
-        return {one.instance_uid: one.blob.key for one in storage.instances(scope=Scope())}
-    except NotFound:
-        return {}
-
-
-def _check_totals(storage: MongoStorage) -> None:
-    for hit in storage.search(query=Query(level=Level.STUDY)).hits:
-        stored = list(storage.instances(scope=Scope(study_uid=hit.study_uid)))
-        series = series_hits(storage, hit.study_uid or "")
-        assert hit.number_of_instances == len(stored)
-        assert hit.number_of_series == len(series) == len({one.series_uid for one in stored})
-        for uid, one in series.items():
-            assert one.number_of_instances == sum(each.series_uid == uid for each in stored)
-    patients = storage.search(query=Query(level=Level.PATIENT)).hits
-    studies = storage.search(query=Query(level=Level.STUDY)).hits
-    assert sum(hit.number_of_instances for hit in patients) == len(_instances(storage))
-    assert sum(hit.number_of_studies for hit in patients) == len(studies)
-    assert storage.count(query=Query(level=Level.INSTANCE)) == len(_instances(storage))
-
-
-class Load:
-    """Threads that store into one study and tell what was acknowledged."""
-
-    def __init__(self, storage: MongoStorage, *, threads: int = 4) -> None:
-        self.study, self._shared = new_uid(), new_uid()
-        self._storage = storage
-        self.acknowledged: list[InstanceRecord] = []
-        self.unavailable = 0
-        self._errors: list[BaseException] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work) for _ in range(threads)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-        assert not self._errors, repr(self._errors[0].__cause__ or self._errors[0])
-
-    def wait_for(self, more: int) -> None:
-        """Until so many more are acknowledged."""
-        wanted = len(self.acknowledged) + more
-        for _ in range(6000):
-            if len(self.acknowledged) >= wanted or self._errors:
-                return
-            self._stop.wait(0.01)
-        raise AssertionError("nothing is acknowledged any more")
-
-    def _work(self) -> None:
-        own = new_uid()
-        while not self._stop.is_set():
-            batch = [record(self.study, self._shared), record(self.study, own)]
-            try:
-                self._storage.store(records=batch, on_duplicate=OnDuplicate.REJECT)
-            except StorageUnavailable:
-                self.unavailable += 1
-                self._stop.wait(0.05)
-            except BaseException as error:
-                self._errors.append(error)
-                return
-            else:
-                self.acknowledged += batch
-
-    def check(self, storage: MongoStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nothing that was acknowledged is lost, and everything agrees."""
-        stored = check_everything(storage, monkeypatch)
-        assert {one.instance_uid for one in self.acknowledged} <= set(stored)
-        assert study_hit(storage, self.study).number_of_instances == len(stored)
 
 
 class TestServer:
@@ -167,7 +91,7 @@ class TestServer:
                 server.start()
                 load.wait_for(20)
             assert load.unavailable
-            load.check(storage, monkeypatch)
+            load.check(storage, check_everything(storage, monkeypatch))
             storage.close()
 
     def test_a_full_disk_loses_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +106,7 @@ class TestServer:
                 server.kill()
                 server.start()
                 load.wait_for(10)
-            load.check(storage, monkeypatch)
+            load.check(storage, check_everything(storage, monkeypatch))
             storage.close()
 
     def test_slow_and_with_cut_connections(
@@ -197,7 +121,7 @@ class TestServer:
             assert proxy.cuts
             storage.close()
         storage = opened(server.url, name)
-        load.check(storage, monkeypatch)
+        load.check(storage, check_everything(storage, monkeypatch))
         storage.close()
 
     def test_a_replica_set_whose_primary_is_killed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +133,7 @@ class TestServer:
                 load.wait_for(20)
                 replicas.primary().kill()
                 load.wait_for(40)
-            load.check(storage, monkeypatch)
+            load.check(storage, check_everything(storage, monkeypatch))
             storage.close()
         finally:
             replicas.stop()
@@ -331,7 +255,7 @@ def _check_blobs(storage: MongoStorage) -> None:
     keys = [one.blob.key for one in (ONE, BESIDE, SAME_SERIES)]
     assert storage.known_blobs(keys=keys) == set(keys)
     released = set(storage.released(limit=100))
-    current = set(_instances(storage).values())
+    current = set(instances(storage).values())
     assert not released & current
 
 

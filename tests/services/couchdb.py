@@ -1,7 +1,8 @@
-"""A CouchDB for tests: the server that COUCHDB_URL names, else PouchDB Server from npm in a cached folder.
+"""A CouchDB for tests: the server that COUCHDB_URL names, else one of its own: of the Apache CouchDB in COUCHDB_HOME or
+/opt/couchdb (where its packages put it), else PouchDB Server from npm in a cached folder.
 
 PouchDB speaks the same protocol but is no CouchDB: it ignores Range, answers no `queries`, hides slow plans, and its
-login does not work. What is tested on it is tested again on a real CouchDB wherever COUCHDB_URL names one.
+login does not work. What is tested on it is tested again on a real CouchDB wherever there is one.
 """
 
 import base64
@@ -22,39 +23,73 @@ from pathlib import Path
 
 PACKAGE = "pouchdb-server@4.2.0"
 CACHE = Path(os.environ.get("DICOMWEB_TEST_CACHE", Path.home() / ".cache" / "dicomweb-server-tests"))
+USER, PASSWORD = "admin", "test-password"
 INSTALL_SECONDS, START_SECONDS, STOP_SECONDS = 600, 60, 10
-HOW = "needs a CouchDB: name one in COUCHDB_URL, or install Node and npm (they get PouchDB Server)"
+HOW = "needs a CouchDB: name one in COUCHDB_URL, or its folder in COUCHDB_HOME, or install Node and npm (for PouchDB)"
 
 
 class Unavailable(Exception):
     """No server can be had; the message says how to get one."""
 
 
-class PouchDBServer:
-    """One process. It can be killed and started again over the same data."""
+class OwnServer:
+    """One process: an installed CouchDB, else PouchDB. It can be killed and started again over the same data."""
 
-    def __init__(self, folder: Path, *, in_memory: bool) -> None:
+    def __init__(self, folder: Path, *, in_memory: bool = False) -> None:
         self._folder = folder
         self._in_memory = in_memory
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        login = f"{USER}:{PASSWORD}@" if installed() else ""
+        self.url = f"http://{login}127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process.pid
 
     def start(self) -> None:
-        """Start, and wait until it answers; RuntimeError with its output when it does not."""
+        """Start, and wait until it answers; RuntimeError with its output when it does not. Raises Unavailable."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        home = installed()
+        command, environment = self._couchdb(home) if home else self._pouchdb()
+        with (self._folder / "output.txt").open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, env={**os.environ, **environment}, stdout=output, stderr=output
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(f"{self.url}/{'_users' if home else ''}"):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.stop()
+                raise RuntimeError(f"it did not start: {(self._folder / 'output.txt').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _pouchdb(self) -> tuple[list[str], dict[str, str]]:
         config = self._folder / "config.json"
         config.write_text(json.dumps({"log": {"file": str(self._folder / "log.txt"), "level": "error"}}))
         command = [str(executable()), "-n", "-o", "127.0.0.1", "-p", str(self.port), "-c", str(config)]
-        command += ["-m"] if self._in_memory else ["-d", str(self._folder)]
-        with (self._folder / "output.txt").open("ab") as output:
-            self._process = subprocess.Popen(command, cwd=self._folder, stdout=output, stderr=output)
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(self.url):
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                self.stop()
-                raise RuntimeError(f"PouchDB Server did not start: {(self._folder / 'output.txt').read_text()[-2000:]}")
-            time.sleep(0.05)
+        return [*command, *(["-m"] if self._in_memory else ["-d", str(self._folder)])], {}
+
+    def _couchdb(self, home: Path) -> tuple[list[str], dict[str, str]]:
+        """With all that it writes in the folder, and without Erlang's port mapper, which would stay behind."""
+        ini, arguments = self._folder / "local.ini", self._folder / "vm.args"
+        ini.write_text(
+            f"[couchdb]\nsingle_node = true\nuuid = {uuid.uuid4().hex}\n"
+            f"database_dir = {self._folder}/data\nview_index_dir = {self._folder}/data\n"
+            f"[dreyfus]\nname = none\n[cluster]\nq = 2\nn = 1\n[chttpd]\nport = {self.port}\nbind_address = 127.0.0.1\n"
+            f"[chttpd_auth]\nsecret = {uuid.uuid4().hex}\n"
+            f"[log]\nwriter = file\nfile = {self._folder}/log.txt\nlevel = warning\n"
+            f"[admins]\n{USER} = {PASSWORD}\n"
+        )
+        arguments.write_text(
+            f"-name test-{self.port}@127.0.0.1\n-setcookie {uuid.uuid4().hex}\n-start_epmd false\n"
+            f"-erl_epmd_port {_free_port()}\n-kernel inet_dist_use_interface {{127,0,0,1}}\n"
+            "-kernel error_logger silent\n-sasl sasl_error_logger false\n-noinput\n"
+        )
+        files = f"{home / 'etc' / 'default.ini'} {ini}"
+        return [str(home / "bin" / "couchdb")], {"COUCHDB_INI_FILES": files, "COUCHDB_ARGS_FILE": str(arguments)}
 
     def kill(self) -> None:
         """End it at once, as a loss of power would."""
@@ -82,7 +117,7 @@ def running(folder: Path) -> Iterator[str]:
     if url := os.environ.get("COUCHDB_URL"):
         yield url.rstrip("/")
         return
-    server = PouchDBServer(folder, in_memory=True)
+    server = OwnServer(folder, in_memory=True)
     server.start()
     try:
         yield server.url
@@ -104,7 +139,13 @@ def database(url: str) -> Iterator[str]:
 
 def is_couchdb() -> bool:
     """Whether the tests run on a real CouchDB."""
-    return "COUCHDB_URL" in os.environ
+    return "COUCHDB_URL" in os.environ or installed() is not None
+
+
+def installed() -> Path | None:
+    """The folder of an Apache CouchDB on this machine, which tests may start and kill."""
+    home = Path(os.environ.get("COUCHDB_HOME", "/opt/couchdb"))
+    return home if (home / "bin" / "couchdb").is_file() else None
 
 
 def _request(url: str, method: str) -> urllib.request.Request:
@@ -138,7 +179,7 @@ def executable() -> Path:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - the address of our own test server
+        with urllib.request.urlopen(_request(url, "GET"), timeout=2) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False

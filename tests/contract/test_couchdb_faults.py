@@ -1,0 +1,226 @@
+"""CouchDB dies, is slow or full; writers die, or are many: nothing acknowledged is lost, totals stay exact."""
+
+import multiprocessing
+import random
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.couchdb import CouchStorage
+from backends.couchdb.derive import Deriver
+from backends.couchdb.removal import Removal
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.errors import ConfigError, NotFound, StorageUnavailable
+from dicomweb_server.storage.query import Query
+from dicomweb_server.storage.records import Scope, Stored
+from dicomweb_server.testing.datasets import new_uid, record
+from dicomweb_server.testing.storage_suite import put, study_hit
+from tests.contract.load import Load, check_totals, instances
+from tests.contract.test_couchdb import name, opened, url
+from tests.services import couchdb
+from tests.services.proxy import BadProxy
+
+__all__ = ["name", "url"]  # fixtures
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[couchdb.OwnServer]:
+    server = couchdb.OwnServer(tmp_path)
+    try:
+        server.start()
+        yield server
+    except couchdb.Unavailable as exc:
+        pytest.skip(str(exc))
+    finally:
+        server.stop()
+
+
+def check_everything(storage: CouchStorage, load: Load) -> None:
+    put(storage, record(load.study))  # completes whatever was left half-way
+    check_totals(storage)
+    load.check(storage, instances(storage))
+
+
+class TestServer:
+    def test_killed_and_restarted_under_load(self, server: couchdb.OwnServer) -> None:
+        storage = opened(server.url, "archive", timeout_seconds=5)
+        with Load(storage, threads=3) as load:
+            load.wait_for(20)
+            server.kill()
+            with pytest.raises(StorageUnavailable):
+                storage.get(scope=load.acknowledged[0].scope)
+            assert not storage.check().ready
+            server.start()
+            load.wait_for(20)
+        assert load.unavailable
+        assert storage.check().ready
+        check_everything(storage, load)
+        storage.close()
+
+    def test_a_full_disk_loses_nothing(self, server: couchdb.OwnServer, tmp_path: Path) -> None:
+        storage = opened(server.url, "archive", timeout_seconds=10)
+        with Load(storage, threads=2) as load:
+            load.wait_for(10)
+            largest = max(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (largest + 4096, resource.RLIM_INFINITY))
+            with pytest.raises(StorageUnavailable):
+                _fill(storage, load)
+            server.kill()
+            server.start()
+            load.wait_for(10)
+        check_everything(storage, load)
+        storage.close()
+
+    def test_slow_and_with_cut_connections(self, server: couchdb.OwnServer) -> None:
+        with BadProxy(server.port, delay_seconds=0.002) as proxy:
+            through = server.url.replace(str(server.port), str(proxy.port))
+            storage = opened(through, "archive", timeout_seconds=10)
+            proxy.pieces = 40
+            with Load(storage) as load:
+                load.wait_for(40)
+            assert proxy.cuts
+            storage.close()
+        storage = opened(server.url, "archive")
+        check_everything(storage, load)
+        storage.close()
+
+
+def _fill(storage: CouchStorage, load: Load) -> None:
+    """Store until nothing more fits."""
+    for _ in range(500):
+        large = record(load.study, layout=random.randbytes(60_000))
+        put(storage, large)
+        load.acknowledged.append(large)
+
+
+class TestStart:
+    def test_a_server_that_is_not_there(self, tmp_path: Path) -> None:
+        server = couchdb.OwnServer(tmp_path)
+        url = f"http://admin:geheim@127.0.0.1:{server.port}"
+        storage = CouchStorage.from_settings(settings={"url": url, "wait_seconds": 0})
+        with pytest.raises(StorageUnavailable) as error:
+            storage.open()
+        assert "geheim" not in f"{error.value} {error.value.__cause__}"
+
+    def test_the_start_waits_for_the_server(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        server = couchdb.OwnServer(tmp_path)
+        storage = CouchStorage.from_settings(settings={"url": server.url, "wait_seconds": 60})
+        opening = threading.Thread(target=storage.open)
+        opening.start()
+        until(lambda: "waiting for CouchDB" in caplog.text)
+        try:
+            server.start()
+            opening.join(timeout=60)
+            assert storage.check().ready
+            storage.close()
+        except couchdb.Unavailable as exc:
+            pytest.skip(str(exc))
+        finally:
+            server.stop()
+
+    def test_a_wrong_password(self, url: str) -> None:
+        if not couchdb.is_couchdb():
+            pytest.skip("the login of PouchDB Server does not work; name a CouchDB in COUCHDB_URL or COUCHDB_HOME")
+        wrong = f"http://admin:geheim@{url.rpartition('@')[2].removeprefix('http://')}"
+        with pytest.raises(ConfigError) as error:
+            CouchStorage.from_settings(settings={"url": wrong, "wait_seconds": 0}).open()
+        assert "geheim" not in str(error.value)
+
+
+class TestWriters:
+    def test_a_process_that_died_after_its_instance(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        storage = opened(url, name)
+        one = record()
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Deriver, "settle", die)
+            with pytest.raises(KeyboardInterrupt):
+                put(storage, one)
+        assert storage.count(query=Query(level=Level.STUDY)) == 0
+        other = opened(url, name)
+        assert study_hit(other, one.study_uid).number_of_instances == 1
+        assert put(other, one) == [Stored.SAME]
+        other.close()
+
+    def test_a_process_that_died_while_removing(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        storage = opened(url, name)
+        study, series = new_uid(), new_uid()
+        records = [record(study, series) for _ in range(5)]
+        put(storage, *records, record())
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Removal, "_carry_out", die)
+            with pytest.raises(KeyboardInterrupt):
+                storage.remove(scope=Scope(study_uid=study))
+        with pytest.raises(NotFound):
+            storage.instances(scope=Scope(study_uid=study))
+        later = record(study, series)
+        put(storage, later)
+        monkeypatch.setattr("backends.couchdb.removal.RESUMED_AFTER_SECONDS", -1)
+        other = opened(url, name)
+        assert [each.instance_uid for each in other.instances(scope=Scope(study_uid=study))] == [later.instance_uid]
+        assert study_hit(other, study).number_of_instances == 1
+        assert set(other.released(limit=99)) == {each.blob.key for each in records}
+        other.close()
+
+    def test_two_winners_of_a_split_cluster(self, url: str, name: str) -> None:
+        storage = opened(url, name)
+        one = record(StudyID="1")
+        put(storage, one)
+        records = storage._opened.records
+        current = records.get(f"instance:{one.instance_uid}")
+        assert current is not None
+        rival = {**current, "_rev": f"1-{'0' * 32}", "attempt": "0" * 32, "blob": {**current["blob"], "key": "rival"}}
+        records.resource.post("_bulk_docs", body={"docs": [rival], "new_edits": False})
+        storage.close()
+        again = opened(url, name)
+        (version,) = again.replaced(instance_uid=one.instance_uid)
+        keys = {version.instance.blob.key, again.get(scope=one.scope).blob.key}
+        assert keys == {"rival", one.blob.key}
+        assert study_hit(again, one.study_uid).number_of_instances == 1
+        again.restore(instance_uid=one.instance_uid, version=version.version)
+        assert again.get(scope=one.scope).blob.key == version.instance.blob.key
+        again.close()
+
+    def test_eight_processes_on_one_study_leave_exact_totals(self, url: str, name: str) -> None:
+        study, shared = new_uid(), new_uid()
+        storage = opened(url, name)
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=_write, args=(url, name, study, shared, number)) for number in range(8)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=180)
+        assert [process.exitcode for process in processes] == [0] * 8
+        hit = study_hit(storage, study)
+        assert (hit.number_of_instances, hit.number_of_series) == (48, 9)
+        assert hit.modalities == ("CT", *(f"M{number}" for number in range(8)))
+        check_totals(storage)
+        storage.close()
+
+
+def _write(url: str, name: str, study: str, shared: str, number: int) -> None:
+    storage = opened(url, name)
+    for _ in range(3):
+        put(storage, record(study, shared, Modality=f"M{number}", instance_uid=f"{new_uid()}.{number}"))
+        put(storage, record(study, f"{shared}.{number}", instance_uid=f"{new_uid()}.{number}"))
+    storage.close()
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come about in time")
+        time.sleep(0.01)
