@@ -2,11 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import falcon
 
 from dicomweb_server.codec.pool import CodecPool
 from dicomweb_server.errors import DicomwebError
+from dicomweb_server.fhir.documents import Documents
+from dicomweb_server.fhir.outcome import OutcomeFront
+from dicomweb_server.fhir.reading import Reading
+from dicomweb_server.fhir.resources import FhirResource
+from dicomweb_server.fhir.search import Search as FhirSearch
+from dicomweb_server.fhir.views import Views
 from dicomweb_server.http.address import AddressRules
 from dicomweb_server.http.answers import REVALIDATE
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
@@ -100,7 +107,9 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         directory=settings.storage.directory if settings.storage.directory.is_dir() else None,
     )
     front = FrontDoor(rules=rules, allowed_origins=frozenset(settings.http.allowed_origins), metrics=metrics)
-    app: falcon.App[falcon.Request, falcon.Response] = falcon.App(middleware=[front])
+    app: falcon.App[falcon.Request, falcon.Response] = falcon.App(
+        middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front]
+    )
     app.req_options.strip_url_path_trailing_slash = True
     app.add_error_handler(Exception, handle_unexpected)
     app.add_error_handler(falcon.HTTPError, handle_falcon_error)
@@ -138,6 +147,7 @@ def _prefixes(settings: Settings) -> dict[Place, tuple[str, ...]]:
         Place.SERVER: ("",),
         Place.VIEWER: (settings.viewer.path,) if settings.viewer.enabled else (),
         Place.DICOMWEB: settings.http.prefixes,
+        Place.FHIR: (settings.fhir.base,) if settings.fhir.enabled else (),
     }
 
 
@@ -200,6 +210,7 @@ def _resources(
         health=HealthResource(storage, blobs),
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
+        fhir=_fhir(settings, storage),
         changes=ChangesResource(feed),
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
@@ -212,4 +223,18 @@ def _resources(
                 for prefix in prefixes
             ],
         ),
+    )
+
+
+def _fhir(settings: Settings, storage: Storage) -> FhirResource:
+    zone = ZoneInfo(settings.fhir.timezone) if settings.fhir.timezone else None
+    views, documents = Views(storage, zone=zone), Documents(storage)
+    reading = Reading(storage, views, documents, FhirSearch(storage, views, documents))
+    return FhirResource(
+        reading,
+        routes=TABLE[Place.FHIR],
+        base=settings.fhir.base,
+        dicomweb=max(settings.http.prefixes, key=bool),
+        max_count=settings.search.max_results,
+        max_request_bytes=settings.fhir.max_request_bytes,
     )

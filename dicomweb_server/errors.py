@@ -25,12 +25,20 @@ class BadRequest(CallerError):
     """Malformed: a UID, a query, a header, an envelope."""
 
 
+class TooCostly(BadRequest):
+    """A search that would have to look at too much; `message` says how to narrow it."""
+
+
 class BadDicom(BadRequest):
     """The bytes are no DICOM object that can be kept; `message` is the reason."""
 
 
 class NotFound(CallerError):
     """The resource named by the request does not exist."""
+
+
+class Gone(NotFound):
+    """The resource was there and is deleted."""
 
 
 class NotAcceptable(CallerError):
@@ -63,6 +71,22 @@ class Conflict(CallerError):
 
 class VersionConflict(Conflict):
     """A document changed since the version that the caller expected."""
+
+
+class PreconditionFailed(CallerError):
+    """The resource is not as the request wants it to be before it changes it."""
+
+
+class Invalid(BadRequest):
+    """A resource that a client wrote is not valid. `problems` are pairs of the path of an element and what is wrong."""
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class Unprocessable(CallerError):
+    """The request is well formed, but goes against a rule of this server."""
 
 
 class BadPixels(CallerError):

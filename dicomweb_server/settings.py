@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dicomweb_server.errors import ConfigError
 
@@ -75,6 +76,13 @@ def _is_address(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_zone(value: str) -> bool:
+    try:
+        return not value or bool(ZoneInfo(value))
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return False
 
 
 def _processors() -> int:
@@ -216,6 +224,16 @@ class ViewerSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FhirSettings:
+    """FHIR below `base`. `timezone` is that of times in files which tell none: an IANA name; empty: unknown."""
+
+    enabled: bool = True
+    base: str = _text("/api/fhir", lambda value: bool(value and _PREFIX.fullmatch(value)), 'a path like "/api/fhir"')
+    timezone: str = _text("", _is_zone, 'a time zone like "Europe/Berlin", or ""')
+    max_request_bytes: int = _number(50 * 1024 * 1024, 1024)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DiskSettings:
     """When nothing more is stored: with less free space than `floor_bytes` where the files lie (as far as the blob
     store can tell), or with more than `quota_bytes` of files in the archive. 0 is none.
@@ -277,6 +295,7 @@ class Settings:
     search: SearchSettings = SearchSettings()
     codec: CodecSettings = CodecSettings()
     viewer: ViewerSettings = ViewerSettings()
+    fhir: FhirSettings = FhirSettings()
     disk: DiskSettings = DiskSettings()
     changes: ChangesSettings = ChangesSettings()
     hooks: HooksSettings = HooksSettings()
@@ -586,6 +605,11 @@ def _check_together(settings: Settings) -> None:
     if settings.viewer.enabled and any(f"{settings.viewer.path}/".startswith(f"{path}/") for path in taken - {""}):
         where = settings.sources.get("viewer.path", DEFAULT_SOURCE)
         raise ConfigError(f"{where}: viewer.path is {settings.viewer.path}, where other resources are; choose another")
+    if settings.fhir.enabled and any(
+        f"{settings.fhir.base}/".startswith(f"{path}/") for path in (*(taken - {""}), settings.viewer.path)
+    ):
+        where = settings.sources.get("fhir.base", DEFAULT_SOURCE)
+        raise ConfigError(f"{where}: fhir.base is {settings.fhir.base}, where other resources are; choose another")
     if settings.server.is_public and not settings.server.allow_public_without_login:
         raise ConfigError(
             f"server.host is {settings.server.host}, which other machines can reach, and there is no login: anyone "

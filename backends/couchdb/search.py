@@ -461,6 +461,7 @@ def _hit(level: Level, found: Found, numbers: Mapping[str, int], changed_at: dat
         attributes=found.attributes,
         study_uid=document["uid"] if level is Level.STUDY else document.get("study"),
         series_uid=document["uid"] if level is Level.SERIES else None,
+        patient_key=str(keys.decode(document["uid"])) if level is Level.PATIENT else None,
         number_of_studies=numbers["studies"] if level is Level.PATIENT else 0,
         number_of_series=numbers["series"],
         number_of_instances=numbers["instances"],

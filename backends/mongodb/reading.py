@@ -189,6 +189,7 @@ def _hit(level: Level, doc: Doc) -> Hit:
         attributes=orjson.loads(doc["attributes"]),
         study_uid=study,
         series_uid=doc["uid"] if level is Level.SERIES else None,
+        patient_key=doc["_id"] if level is Level.PATIENT else None,
         number_of_studies=doc.get("n_studies", 0),
         number_of_series=doc.get("n_series", 0),
         number_of_instances=doc["n_instances"],

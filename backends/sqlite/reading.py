@@ -261,7 +261,7 @@ def search(connection: Connection, query: Query) -> Page:
 
 
 _HIT_COLUMNS = {
-    Level.PATIENT: "NULL, NULL",
+    Level.PATIENT: "t.uid, NULL",
     Level.STUDY: "t.uid, NULL",
     Level.SERIES: "(SELECT uid FROM study WHERE id = t.study), t.uid",
 }
@@ -283,8 +283,9 @@ def _hits(connection: Connection, query: Query, ids: list[int]) -> dict[int, Hit
         found[row[0]] = Hit(
             level=level,
             attributes=orjson.loads(row[1]),
-            study_uid=row[2],
+            study_uid=row[2] if level is not Level.PATIENT else None,
             series_uid=row[3],
+            patient_key=row[2] if level is Level.PATIENT else None,
             number_of_studies=totals.get("studies", 0),
             number_of_series=totals.get("series", 0),
             number_of_instances=totals["instances"],

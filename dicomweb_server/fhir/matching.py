@@ -146,7 +146,7 @@ def date_value(name: str, text: str) -> DateValue:
         span, timed, zoned = span_of(rest)
     except (ValueError, OverflowError):
         raise BadRequest(
-            f"{name}: {_shown(rest)} is no date: YYYY, YYYY-MM, YYYY-MM-DD or a date-time, with one of the prefixes "
+            f"{name}: {shown(rest)} is no date: YYYY, YYYY-MM, YYYY-MM-DD or a date-time, with one of the prefixes "
             f"{', '.join(PREFIXES)} before it"
         ) from None
     return DateValue(prefix, span, timed, zoned)
@@ -300,5 +300,6 @@ def _split_once(text: str, mark: str) -> tuple[str, str, str]:
     return text, "", ""
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Text of a client in a message, in ASCII and not too long."""
     return ascii(text if len(text) <= 40 else text[:40] + "...")

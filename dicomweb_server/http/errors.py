@@ -15,14 +15,19 @@ _log = logging.getLogger("dicomweb_server.errors")
 STATUS: dict[type[errors.DicomwebError], int] = {
     errors.CallerError: 400,
     errors.BadRequest: 400,
+    errors.TooCostly: 400,
     errors.BadDicom: 400,
     errors.NotFound: 404,
+    errors.Gone: 410,
     errors.NotAcceptable: 406,
     errors.UnsupportedMedia: 415,
     errors.TooLarge: 413,
     errors.RangeNotSatisfiable: 416,
     errors.Conflict: 409,
     errors.VersionConflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.Invalid: 400,
+    errors.Unprocessable: 422,
     errors.BadPixels: 422,
     errors.DecoderFailed: 422,
     errors.Unauthenticated: 401,
@@ -63,7 +68,7 @@ def handle_our_error(
         resp.set_header("Content-Range", f"bytes */{exc.size_bytes}")
     if isinstance(exc, errors.Unauthenticated):
         resp.set_header("WWW-Authenticate", "Bearer")
-    answer_error(req, resp, status, _INTERNAL if status == 500 else exc.message, **details)
+    answer_error(req, resp, status, _INTERNAL if status == 500 else exc.message, cause=exc, **details)
 
 
 def handle_falcon_error(
@@ -84,11 +89,23 @@ def handle_unexpected(req: falcon.Request, resp: falcon.Response, exc: Exception
     answer_error(req, resp, 500, _INTERNAL)
 
 
-def answer_error(req: falcon.Request, resp: falcon.Response, status: int, reason: str, **details: object) -> None:
-    """The one shape: JSON, or a page where a browser asks for one."""
+def answer_error(
+    req: falcon.Request,
+    resp: falcon.Response,
+    status: int,
+    reason: str,
+    *,
+    cause: errors.DicomwebError | None = None,
+    **details: object,
+) -> None:
+    """The one shape: JSON, or a page where a browser asks for one. Where another protocol has a shape of its own, what
+    stands at `req.context.write_error` writes that instead."""
     resp.status = status
     resp.stream = None
     resp.text = None
+    if write := getattr(req.context, "write_error", None):
+        write(req, resp, status, reason, cause)
+        return
     title = falcon.util.code_to_http_status(status).partition(" ")[2]
     request_id = req.context.request_id
     if _wants_page(req):

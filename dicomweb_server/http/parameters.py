@@ -74,3 +74,14 @@ WADO_URI = (
     _ANNOTATION,
     _ICC_PROFILE,
 )
+
+FHIR_SEARCH = (
+    Parameter("_count", "At most so many resources on a page", {"type": "integer", "minimum": 0}),
+    Parameter("_offset", "So many resources are passed over", {"type": "integer", "minimum": 0}),
+    Parameter("_sort", "Search parameters to sort by, each with a minus for descending", {"type": "string"}),
+    Parameter("_include", "Also what these refer to: Type:parameter", {"type": "string"}, repeated=True),
+    Parameter("_revinclude", "Also what refers to these: Type:parameter", {"type": "string"}, repeated=True),
+    Parameter("_summary", "A part of the resources, or how many", {"enum": ["true", "text", "data", "count", "false"]}),
+    Parameter("_elements", "Only these elements of the resources", {"type": "string"}),
+    Parameter("_total", "Whether the total is wanted", {"enum": ["none", "estimate", "accurate"]}),
+)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dicomweb_server.http import parameters as query
+from dicomweb_server.http.fhir_routes import FHIR
 from dicomweb_server.http.table import Operation, Parameter, Route, route
 from dicomweb_server.permissions import Permission
 
@@ -60,14 +61,17 @@ class Resources:
     metrics: Any
     statistics: Any
     viewer: Any
+    fhir: Any
 
 
 class Place(StrEnum):
-    """Where routes are mounted: at the root of the server, below each DICOMweb prefix, below the path of the viewer."""
+    """Where routes are mounted: at the root of the server, below each DICOMweb prefix, below the paths of the
+    viewer and of FHIR."""
 
     SERVER = "server"
     DICOMWEB = "dicomweb"
     VIEWER = "viewer"
+    FHIR = "fhir"
 
 
 def _search(responder: str, summary: str) -> Operation:
@@ -243,4 +247,4 @@ VIEWER: tuple[Route, ...] = (
     route("/{path:path}", get=_public("viewer.on_get", "Files of the viewer", (HTML, "text/javascript", OCTETS))),
 )
 
-TABLE = MappingProxyType({Place.SERVER: SERVER, Place.DICOMWEB: DICOMWEB, Place.VIEWER: VIEWER})
+TABLE = MappingProxyType({Place.SERVER: SERVER, Place.DICOMWEB: DICOMWEB, Place.VIEWER: VIEWER, Place.FHIR: FHIR})

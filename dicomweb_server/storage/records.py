@@ -151,6 +151,7 @@ class Hit:
     The numbers and sets are those of the level: number_of_studies and number_of_series of a patient, and so on; sets
         are sorted. `transfer_syntaxes` and `sop_classes` are the distinct ones below the entity (of an instance: its
         own).
+    patient_key: of a patient its key (`attributes.patient_key`).
     changed_at: when anything of it was last stored, replaced or removed; None for instances, and unless the query asks.
     """
 
@@ -165,6 +166,7 @@ class Hit:
     modalities: tuple[str, ...] = ()
     sop_classes: tuple[str, ...] = ()
     transfer_syntaxes: tuple[str, ...] = ()
+    patient_key: str | None = None
     changed_at: datetime | None = None
 
 

@@ -650,6 +650,8 @@ class StorageSuite:
 
         both = search_cases.digest_term("id\\\\A1", "id\\\\Z9", "id\\\\nobody")
         assert ids(terms=(both,)) == ["['A1']", "['Z9']"]
+        found = filled.search(query=Query(level=Level.PATIENT, terms=(both,))).hits
+        assert [hit.patient_key for hit in found] == ["id\\\\A1", "id\\\\Z9"]
         assert ids(both, terms=search_cases.terms("PatientID=A1")) == ["['A1']"]
         assert ids(Has(Level.STUDY, search_cases.terms("StudyDate=19970423"))) == ["['a1']"]
         assert ids(Has(Level.SERIES, search_cases.terms("SeriesNumber=8")), both) == ["['Z9']"]

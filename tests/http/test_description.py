@@ -35,7 +35,7 @@ def listed(document: dict[str, dict[str, object]]) -> set[tuple[str, str]]:
 
 class TestOpenAPI:
     def test_has_every_route_and_nothing_else(self, shared_archive: Client) -> None:
-        others = described(Place.SERVER, "") | described(Place.VIEWER, "/ohif")
+        others = described(Place.SERVER, "") | described(Place.VIEWER, "/ohif") | described(Place.FHIR, "/api/fhir")
         for prefix in ("", "/dicom-web"):
             document = shared_archive.get(prefix + "/openapi.json").json
             assert listed(document) == described(Place.DICOMWEB, prefix) | others
@@ -43,7 +43,12 @@ class TestOpenAPI:
 
     def test_follows_the_settings(self, make_archive: Archive) -> None:
         archive = make_archive(
-            {"http.prefixes": ["/rs"], "viewer.enabled": False, "http.public_url": "https://a.example"}
+            {
+                "http.prefixes": ["/rs"],
+                "viewer.enabled": False,
+                "fhir.enabled": False,
+                "http.public_url": "https://a.example",
+            }
         )
         document = archive.get("/rs/openapi.json").json
         assert listed(document) == described(Place.DICOMWEB, "/rs") | described(Place.SERVER, "")
