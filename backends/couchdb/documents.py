@@ -58,6 +58,11 @@ class Documents:
         documents = [_document(each) for each in found.values() if not each["deleted"]]
         return {(document.kind, document.document_id): document for document in documents}
 
+    def forget_versions(self, kind: str, document_id: str, before: int) -> None:
+        """As `Storage.forget_versions`; the current version is a document of another name."""
+        older = self._database.with_prefix(_older_prefix(kind, document_id))
+        self._database.delete([each for each in older if each["version"] < before])
+
     def history(self, kind: str, document_id: str) -> list[Document]:
         """As `Storage.document_history`."""
         current = self._database.get(_current_id(kind, document_id))

@@ -205,6 +205,9 @@ class CouchStorage(Storage):
     def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
         return self._opened.documents.get_many(names)
 
+    def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
+        self._opened.documents.forget_versions(kind, document_id, before)
+
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         return self._opened.documents.history(kind, document_id)
 

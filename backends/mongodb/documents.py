@@ -109,6 +109,11 @@ class Documents:
         found = map(_document, self._connection.safe("documents").find(wanted))
         return {(document.kind, document.document_id): document for document in found}
 
+    def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
+        """As `Storage.forget_versions`; the current version is elsewhere."""
+        condition = {"kind": kind, "id": document_id, "version": {"$lt": before}}
+        self._connection.safe("document_versions").delete_many(condition)
+
     def history(self, *, kind: str, document_id: str) -> list[Document]:
         """As `Storage.document_history`."""
         current = self._current(kind, document_id)

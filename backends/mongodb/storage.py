@@ -210,6 +210,10 @@ class MongoStorage(Storage):
         with driver_errors():
             return self._documents.get_many(names)
 
+    def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
+        with driver_errors():
+            self._documents.forget_versions(kind=kind, document_id=document_id, before=before)
+
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         with driver_errors():
             return self._documents.history(kind=kind, document_id=document_id)

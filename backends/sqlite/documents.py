@@ -96,6 +96,15 @@ def get_many(connection: sqlite3.Connection, names: Sequence[tuple[str, str]]) -
     return {(row[0], row[1]): document_of(row) for row in rows}
 
 
+def forget_versions(connection: sqlite3.Connection, *, kind: str, document_id: str, before: int) -> None:
+    """As `Storage.forget_versions`."""
+    connection.execute(
+        "DELETE FROM document_version WHERE kind = ?1 AND id = ?2 AND version < ?3 "
+        "AND version < (SELECT version FROM document WHERE kind = ?1 AND id = ?2)",
+        (kind, document_id, before),
+    )
+
+
 def history(connection: sqlite3.Connection, *, kind: str, document_id: str) -> list[Document]:
     """As `Storage.document_history`."""
     rows = connection.execute(

@@ -191,6 +191,11 @@ class SQLiteStorage(Storage):
         with self._connections.reading() as connection:
             return documents.get_many(connection, names)
 
+    def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
+        self._writer.run(
+            lambda unit: documents.forget_versions(unit.connection, kind=kind, document_id=document_id, before=before)
+        )
+
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         with self._connections.reading() as connection:
             return documents.history(connection, kind=kind, document_id=document_id)

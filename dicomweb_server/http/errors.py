@@ -44,6 +44,7 @@ STATUS: dict[type[errors.DicomwebError], int] = {
     errors.ConfigError: 500,
 }
 
+_CODEC_RETRY_SECONDS = 5
 _INTERNAL = "the server failed to answer; the log names the cause under this request id"
 
 
@@ -64,6 +65,8 @@ def handle_our_error(
         details["offered"] = list(exc.offered)
     if isinstance(exc, errors.StorageUnavailable | errors.Busy):
         resp.set_header("Retry-After", str(exc.retry_after_seconds))
+    if isinstance(exc, errors.CodecBusy):
+        resp.set_header("Retry-After", str(_CODEC_RETRY_SECONDS))
     if isinstance(exc, errors.RangeNotSatisfiable):
         resp.set_header("Content-Range", f"bytes */{exc.size_bytes}")
     if isinstance(exc, errors.Unauthenticated):

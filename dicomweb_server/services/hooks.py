@@ -35,6 +35,7 @@ LEASE_SECONDS = 60.0  # longer than a delivery takes, and than clocks of several
 LOOK_EVERY_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 2.0
 LAST_RETRY_SECONDS = 300.0
+FORGET_EVERY = 50
 
 _log = logging.getLogger("dicomweb_server.hooks")
 
@@ -133,7 +134,9 @@ class Hooks:
         leased = self._put(hook, document.version, state | {"owner": self._owner, "leased_until": now + LEASE_SECONDS})
         failure = self._send(hook, wanted)
         if failure is None:
-            self._put(hook, leased.version, leased.body | done | {"delivered_at": _time(self._clock())})
+            kept = self._put(hook, leased.version, leased.body | done | {"delivered_at": _time(self._clock())})
+            if kept.version % FORGET_EVERY < 2:  # each delivery writes two versions
+                self._storage.forget_versions(kind=DOCUMENT_KIND, document_id=hook.name, before=kept.version)
             return True
         failures = state["failures"] + 1
         pause = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 20), LAST_RETRY_SECONDS)

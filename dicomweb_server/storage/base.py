@@ -189,7 +189,7 @@ class Storage(ABC):
     ) -> Document:
         """Write a new version. expected_version: the current version must be this one (0: none exists, or it is
         deleted); None: whatever it is. Raises VersionConflict. Atomic among concurrent writers; every version is
-        kept."""
+        kept, but for what `forget_versions` forgets."""
 
     @abstractmethod
     def get_document(self, *, kind: str, document_id: str, version: int | None = None) -> Document:
@@ -200,6 +200,11 @@ class Storage(ABC):
     def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
         """The current versions of at most some hundred documents, by kind and id; unknown and deleted ones are left
         out. One read."""
+
+    @abstractmethod
+    def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
+        """Forget the older versions of a document below this one, for documents that tell a state and no history. The
+        current version stays; an unknown document is no matter."""
 
     @abstractmethod
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:

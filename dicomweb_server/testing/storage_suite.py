@@ -118,6 +118,7 @@ class StorageSuite:
             lambda s: s.put_document(kind="k", document_id="d", body=1, keys={}),
             lambda s: s.get_document(kind="k", document_id="d"),
             lambda s: s.document_history(kind="k", document_id="d"),
+            lambda s: s.forget_versions(kind="k", document_id="d", before=2),
             lambda s: s.find_documents(kind="k"),
             lambda s: s.delete_document(kind="k", document_id="d"),
         ],
@@ -837,6 +838,21 @@ class StorageSuite:
         assert list(storage.document_history(kind="k", document_id="d")) == [gone, second, first]
         again = storage.put_document(kind="k", document_id="d", body=4, keys={}, expected_version=0)
         assert (again.version, again.deleted) == (4, False)
+
+    def test_versions_can_be_forgotten(self, storage: Storage) -> None:
+        for number in range(1, 6):
+            storage.put_document(kind="k", document_id="d", body=number, keys={})
+        storage.put_document(kind="k", document_id="other", body=0, keys={})
+        storage.put_document(kind="k", document_id="other", body=1, keys={})
+        storage.forget_versions(kind="k", document_id="d", before=4)
+        assert [each.version for each in storage.document_history(kind="k", document_id="d")] == [5, 4]
+        with pytest.raises(NotFound):
+            storage.get_document(kind="k", document_id="d", version=3)
+        storage.forget_versions(kind="k", document_id="d", before=99)
+        storage.forget_versions(kind="k", document_id="unknown", before=2)
+        assert storage.get_document(kind="k", document_id="d").body == 5
+        assert storage.put_document(kind="k", document_id="d", body=6, keys={}, expected_version=5).version == 6
+        assert len(storage.document_history(kind="k", document_id="other")) == 2
 
     def test_document_misses(self, storage: Storage) -> None:
         storage.put_document(kind="k", document_id="d", body=1, keys={})

@@ -13,7 +13,7 @@ import pytest
 
 from backends.sqlite import SQLiteStorage
 from dicomweb_server.errors import ConfigError
-from dicomweb_server.services.hooks import DOCUMENT_KIND, LEASE_SECONDS, SIGNATURE_HEADER, Hook, Hooks
+from dicomweb_server.services.hooks import DOCUMENT_KIND, FORGET_EVERY, LEASE_SECONDS, SIGNATURE_HEADER, Hook, Hooks
 from dicomweb_server.settings import load
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.records import ChangeKind, OnDuplicate
@@ -199,6 +199,16 @@ def test_of_several_at_once_one_delivers(storage: Storage, receiver: Receiver) -
         for one in several:
             one.close()
     assert receiver.uids() == uids
+
+
+def test_the_document_of_a_hook_does_not_grow(storage: Storage, receiver: Receiver) -> None:
+    hook, hooks = hook_to(receiver), Hooks(storage, (), clock=Clock())
+    hooks.step(hook)
+    for _ in range(FORGET_EVERY):
+        put(storage)
+        assert hooks.step(hook)
+    assert storage.get_document(kind=DOCUMENT_KIND, document_id="one").version > 2 * FORGET_EVERY
+    assert len(storage.document_history(kind=DOCUMENT_KIND, document_id="one")) <= FORGET_EVERY
 
 
 class TestSettings:
