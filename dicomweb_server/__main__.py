@@ -1,4 +1,4 @@
-"""The commands: serve (also without a name), demo, viewer, doctor, copy, conformance, config."""
+"""The commands: serve (also without a name), demo, viewer, user, key, doctor, copy, conformance, config."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dicomweb_server import __version__, demo, serving
-from dicomweb_server.commands import conformance, copy, doctor, viewer
+from dicomweb_server.commands import conformance, copy, doctor, key, user, viewer
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
 from dicomweb_server.viewer import installed
@@ -25,7 +25,13 @@ _SETTING_OF_OPTION = {
 }
 
 # What commands take besides.
-_MORE_ARGUMENTS = {"viewer": viewer.add_arguments, "doctor": doctor.add_arguments, "copy": copy.add_arguments}
+_MORE_ARGUMENTS = {
+    "viewer": viewer.add_arguments,
+    "user": user.add_arguments,
+    "key": key.add_arguments,
+    "doctor": doctor.add_arguments,
+    "copy": copy.add_arguments,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
             "viewer install --data /srv/dicom",
             ("data",),
         ),
+        ("user", user.run, "add, list, change and remove users", user.EXAMPLE, ("data",)),
+        ("key", key.run, "make, list and revoke API keys for scripts", key.EXAMPLE, ("data",)),
         (
             "doctor",
             doctor.run,

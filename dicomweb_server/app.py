@@ -6,6 +6,8 @@ from zoneinfo import ZoneInfo
 
 import falcon
 
+from dicomweb_server.auth.gate import Gate
+from dicomweb_server.authenticating import Login, open_login
 from dicomweb_server.codec.pool import CodecPool
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.fhir.documents import Documents
@@ -18,12 +20,15 @@ from dicomweb_server.http.address import AddressRules
 from dicomweb_server.http.answers import REVALIDATE
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
 from dicomweb_server.http.front import FrontDoor, HeadAsGet
+from dicomweb_server.http.guard import Guard
+from dicomweb_server.http.resources.accounts import KeysResource, SharesResource, UsersResource
 from dicomweb_server.http.resources.bulkdata import BulkDataResource
 from dicomweb_server.http.resources.changes import ChangesResource
 from dicomweb_server.http.resources.description import DescriptionResource
 from dicomweb_server.http.resources.frames import FramesResource
 from dicomweb_server.http.resources.health import HealthResource
 from dicomweb_server.http.resources.home import HomeResource
+from dicomweb_server.http.resources.login import LoginResource
 from dicomweb_server.http.resources.metadata import MetadataResource
 from dicomweb_server.http.resources.metrics import MetricsResource
 from dicomweb_server.http.resources.objects import ObjectsResource
@@ -46,6 +51,7 @@ from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.pictures import Pictures
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Retrieve
+from dicomweb_server.services.scoped import ScopedStorage
 from dicomweb_server.services.search import Search
 from dicomweb_server.services.space import Space
 from dicomweb_server.services.transcode import Transcode
@@ -73,8 +79,9 @@ class Application:
     """The WSGI application, and what it has to close itself: the processes that decode, who waits for changes and the
     thread that delivers them."""
 
-    def __init__(self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks) -> None:
+    def __init__(self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks, gate: Gate | None) -> None:
         self._wsgi = wsgi
+        self._gate = gate
         self._pool = pool
         self._feed = feed
         self._hooks = hooks
@@ -92,6 +99,8 @@ class Application:
         self._feed.close()
         self._hooks.close()
         self._pool.close()
+        if self._gate is not None:
+            self._gate.close()
 
 
 def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Application:
@@ -106,9 +115,14 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         checks={"storage": storage.check, "blobs": blobs.check},
         directory=settings.storage.directory if settings.storage.directory.is_dir() else None,
     )
-    front = FrontDoor(rules=rules, allowed_origins=frozenset(settings.http.allowed_origins), metrics=metrics)
+    hooks = Hooks(storage, _hooks(settings))
+    login = open_login(settings, storage)
+    storage = ScopedStorage(storage)
+    origins = frozenset(settings.http.allowed_origins)
+    front = FrontDoor(rules=rules, allowed_origins=origins, metrics=metrics)
+    guard = Guard(login.gate, trusted_proxies=rules.trusted_proxies, listed_origins=origins)
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App(
-        middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front]
+        middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front, guard]
     )
     app.req_options.strip_url_path_trailing_slash = True
     app.add_error_handler(Exception, handle_unexpected)
@@ -123,13 +137,12 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
     places = _prefixes(settings)
     # Half of the threads at most: those who wait must not keep others from being served.
     feed = ChangeFeed(storage, max_waiting=min(settings.changes.max_waiting, settings.server.threads // 2))
-    resources = _resources(settings, storage, blobs, pool, places, feed, metrics)
+    resources = _resources(settings, storage, blobs, pool, places, feed, metrics, login, guard)
     for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
-    hooks = Hooks(storage, _hooks(settings))
     hooks.start()
-    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks)
+    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, gate=login.gate)
 
 
 def _hooks(settings: Settings) -> list[Hook]:
@@ -159,6 +172,8 @@ def _resources(
     places: Mapping[Place, tuple[str, ...]],
     feed: ChangeFeed,
     metrics: Metrics,
+    login: Login,
+    guard: Guard,
 ) -> Resources:
     retrieve = Retrieve(storage, blobs)
     images = Images(retrieve, storage)
@@ -223,6 +238,10 @@ def _resources(
                 for prefix in prefixes
             ],
         ),
+        login=LoginResource(login.gate, guard, viewer=settings.viewer.path),
+        users=UsersResource(storage, login.roles, login.gate, registration=settings.auth.registration),
+        keys=KeysResource(login.roles, login.gate),
+        shares=SharesResource(login.gate, retrieve, seconds=settings.auth.share_seconds),
     )
 
 

@@ -98,11 +98,21 @@ class DecoderFailed(BadPixels):
 
 
 class Unauthenticated(CallerError):
-    """Nobody is logged in, or the credentials are not valid."""
+    """Nobody is logged in, or the credentials are not valid. `challenges` say how to log in (RFC 9110 11.6.1)."""
+
+    challenges: tuple[str, ...] = ("Bearer",)
 
 
 class Forbidden(CallerError):
     """The caller may not do this."""
+
+
+class TooManyRequests(CallerError):
+    """The caller asks too often, or guesses: the same request may succeed after `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ServerError(DicomwebError):
@@ -147,6 +157,15 @@ class MissingCodec(CodecError):
 
 class CodecBusy(CodecError):
     """All codec processes stayed busy: the same request may succeed later."""
+
+
+class IssuerUnavailable(ServerError):
+    """The service that says who somebody is does not answer: the same request may succeed after
+    `retry_after_seconds`."""
+
+    def __init__(self, message: str, retry_after_seconds: int = 10) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ConfigError(ServerError):

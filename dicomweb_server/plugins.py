@@ -1,8 +1,8 @@
-"""The class for a name: which storage and which blob store the settings mean.
+"""The class for a name: which storage, which blob store and which way to log in the settings mean.
 
 A name is looked up in a table of ours, then among the entry points of the installed packages (groups
-`dicomweb_server.storage` and `dicomweb_server.blobs`), and else it is read as `module:attribute`. Only the chosen
-module is imported. A name that means two things stops the start.
+`dicomweb_server.storage`, `dicomweb_server.blobs` and `dicomweb_server.auth`), and else it is read as
+`module:attribute`. Only the chosen module is imported. A name that means two things stops the start.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, cast
 
+from dicomweb_server.auth.base import Authenticator
 from dicomweb_server.errors import ConfigError
 from dicomweb_server.storage.base import BlobStore, Storage
 
@@ -48,6 +49,16 @@ BLOBS = Kind(
     },
 )
 
+AUTHENTICATORS = Kind(
+    label="way to log in",
+    group="dicomweb_server.auth",
+    base=Authenticator,
+    builtin={
+        "jwt": "dicomweb_server.auth.local:LocalLogin",
+        "keycloak": "dicomweb_server.auth.oidc:OidcLogin",
+    },
+)
+
 
 def storage_class(name: str) -> type[Storage]:
     """The storage of that name; raises ConfigError when there is none, or when it cannot be imported."""
@@ -57,6 +68,11 @@ def storage_class(name: str) -> type[Storage]:
 def blob_store_class(name: str) -> type[BlobStore]:
     """The blob store of that name; raises as `storage_class`."""
     return cast(type[BlobStore], find_class(name, BLOBS))
+
+
+def authenticator_class(name: str) -> type[Authenticator]:
+    """The way to log in of that name; raises as `storage_class`."""
+    return cast(type[Authenticator], find_class(name, AUTHENTICATORS))
 
 
 def find_class(name: str, kind: Kind) -> type:

@@ -36,10 +36,12 @@ IN_DATABASE = "database"
 
 # The default blob store of a storage, and the defaults of the tables that belong to plug-ins.
 BLOBS_OF_STORAGE = {"sqlite": "files", "mongodb": IN_DATABASE, "couchdb": IN_DATABASE}
+NO_LOGIN = "none"
 PLUGIN_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "storage": {"sqlite": {"path": "{directory}/index.sqlite"}},
     "blobs": {"files": {"directory": "{directory}"}},
     "hooks": {},
+    "auth": {"jwt": {}, "keycloak": {}},
 }
 
 _ROUTES = ("patients", "studies", "series", "instances", "wado", "changes", "statistics", "openapi", "openapi.json")
@@ -274,6 +276,30 @@ class HooksSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AuthSettings:
+    """Who may do what. `method` is "none" (nobody logs in), "jwt" (users of this server), "keycloak" (an OpenID Connect
+    issuer) or the name of a plug-in; each has a table of its own. `secret` signs tokens; empty: one is made and kept in
+    `storage.directory`. `anonymous_role` is the role of who is not logged in; empty: all must log in.
+    """
+
+    method: str = _text(NO_LOGIN, bool, "the name of a way to log in")
+    secret: str = ""
+    anonymous_role: str = ""
+    bearer: str = _choice("lenient", "lenient", "strict")
+    basic: bool = True
+    access_seconds: int = _number(600, 30, 86_400)
+    refresh_seconds: int = _number(7 * 86_400, 300, 366 * 86_400)
+    share_seconds: int = _number(30 * 86_400, 60, 3660 * 86_400)
+    registration: bool = False
+    first_admin: str = "admin"
+    first_admin_password: str = ""
+    roles: tuple[str, ...] = _list((), bool, 'texts like "technician=search,retrieve,store"')
+    role_map: tuple[str, ...] = _list((), bool, 'texts like "pacs-admins=admin"')
+    access: tuple[str, ...] = _list((), bool, 'texts like "role reader: InstitutionName=North Hospital"')
+    sections: Sections = field(default_factory=lambda: PLUGIN_DEFAULTS["auth"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -299,6 +325,7 @@ class Settings:
     disk: DiskSettings = DiskSettings()
     changes: ChangesSettings = ChangesSettings()
     hooks: HooksSettings = HooksSettings()
+    auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -337,6 +364,11 @@ class Settings:
         return self._section(self.blobs.sections, self.blob_store)
 
     @property
+    def auth_section(self) -> Mapping[str, Any]:
+        """The table of the way to log in, as the plug-in gets it."""
+        return self._section(self.auth.sections, self.auth.method)
+
+    @property
     def host_names(self) -> frozenset[str]:
         """The host names that a request may carry, in lower case, IPv6 addresses in brackets: `http.allowed_hosts`, the
         address listened on and the host of `http.public_url`. Holds `*` when any is allowed."""
@@ -352,7 +384,8 @@ class Settings:
             values = getattr(self, section)
             for key in _keys(section):
                 name = f"{section}.{key}"
-                yield name, getattr(values, key), self.sources.get(name, DEFAULT_SOURCE)
+                value = getattr(values, key)
+                yield name, _masked(key, value) if value else value, self.sources.get(name, DEFAULT_SOURCE)
             for plugin, table in getattr(values, "sections", {}).items():
                 for key, value in table.items():
                     name = f"{section}.{plugin}.{key}"
@@ -443,6 +476,10 @@ class _Loader:
                 self._add_plugin_value(section, key, plugin_key, plugin_value, source=source, where=where)
             return
         known = _keys(section)
+        secret = key.removesuffix("_file")
+        if secret != key and secret in known and _SECRET.search(secret):
+            key, value = secret, _read_secret(value, f"{where}: {name}")
+            name = f"{section}.{key}"
         if key not in known:
             raise ConfigError(f'{where}: "{name}" is not known{_nearest(key, known, section + ".")}')
         self._values[section][key] = _checked(section, key, value, f"{where}: {name}")
@@ -461,10 +498,12 @@ class _Loader:
         parts["storage"] = replace(parts["storage"], sections=self._plugins["storage"])
         parts["blobs"] = replace(parts["blobs"], sections=self._plugins["blobs"])
         parts["hooks"] = replace(parts["hooks"], sections=self._plugins["hooks"])
+        parts["auth"] = replace(parts["auth"], sections=self._plugins["auth"])
         settings = Settings(**parts, sources=self._sources)
         chosen = {
             "storage": settings.storage.backend,
             "blobs": IN_DATABASE if settings.blobs_in_database else settings.blob_store,
+            "auth": settings.auth.method,
         }
         for (kind, plugin), where in self._plugin_places.items():
             if kind == "hooks":
@@ -610,9 +649,14 @@ def _check_together(settings: Settings) -> None:
     ):
         where = settings.sources.get("fhir.base", DEFAULT_SOURCE)
         raise ConfigError(f"{where}: fhir.base is {settings.fhir.base}, where other resources are; choose another")
-    if settings.server.is_public and not settings.server.allow_public_without_login:
+    refuse_public_without_login(settings, settings.server.host, public=settings.server.is_public)
+
+
+def refuse_public_without_login(settings: Settings, host: str, *, public: bool) -> None:
+    """Raise ConfigError for an address that other machines can reach while nobody has to log in."""
+    if public and settings.auth.method == NO_LOGIN and not settings.server.allow_public_without_login:
         raise ConfigError(
-            f"server.host is {settings.server.host}, which other machines can reach, and there is no login: anyone "
-            "there could read and delete everything. If a proxy or the network keeps them out, set "
-            "server.allow_public_without_login = true"
+            f"server.host is {host}, which other machines can reach, and there is no login: anyone there could read "
+            'and delete everything. Set auth.method = "jwt" (docs/auth.md); or, if a proxy or the network keeps them '
+            "out, server.allow_public_without_login = true"
         )

@@ -6,6 +6,7 @@ forks (`--preload`) and no database connection survives a fork. While they canno
 next request tries again.
 """
 
+import ipaddress
 import logging
 import os
 import threading
@@ -17,7 +18,7 @@ import orjson
 from dicomweb_server import logs
 from dicomweb_server.app import create_app, open_parts
 from dicomweb_server.errors import DicomwebError
-from dicomweb_server.settings import Settings, load
+from dicomweb_server.settings import NO_LOGIN, Settings, load
 
 RETRY_AFTER_SECONDS = 5
 
@@ -31,12 +32,16 @@ class ProcessArchive:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # Where this listens is not known here: who comes from another machine tells that others can reach it.
+        self._local_only = settings.auth.method == NO_LOGIN and not settings.server.allow_public_without_login
         self._opened: tuple[int, Application] | None = None
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._forget)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The WSGI entry."""
+        if self._local_only and not is_local(environ.get("REMOTE_ADDR", "")):
+            return _refused(start_response)
         opened = self._opened
         if opened is None or opened[0] != os.getpid():
             try:
@@ -56,6 +61,24 @@ class ProcessArchive:
     def _forget(self) -> None:
         """In the child of a fork: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
+
+
+def is_local(address: str) -> bool:
+    """Whether a request comes from this machine; a Unix socket has no address."""
+    try:
+        return not address or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _refused(start_response: Callable[..., Any]) -> Iterable[bytes]:
+    reason = (
+        'there is no login, so other machines are not served: set auth.method = "jwt", or '
+        "server.allow_public_without_login = true where a proxy or the network keeps strangers out"
+    )
+    body = orjson.dumps({"status": 403, "error": "Forbidden", "reason": reason})
+    start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def _unavailable(start_response: Callable[..., Any]) -> Iterable[bytes]:

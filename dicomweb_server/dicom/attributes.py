@@ -58,7 +58,7 @@ _KEYWORDS = {
         PatientSexNeutered ReasonForVisit ReasonForVisitCodeSequence ClinicalTrialTimePointID
         ClinicalTrialTimePointDescription LongitudinalTemporalOffsetFromEvent LongitudinalTemporalEventType
         ClinicalTrialTimePointTypeCodeSequence ConsentForClinicalTrialUseSequence ModalitiesInStudy SOPClassesInStudy
-        NumberOfStudyRelatedSeries NumberOfStudyRelatedInstances""",
+        NumberOfStudyRelatedSeries NumberOfStudyRelatedInstances InstitutionName""",
     Level.SERIES: """
         Modality SeriesInstanceUID SeriesNumber Laterality SeriesDate SeriesTime PerformingPhysicianName
         PerformingPhysicianIdentificationSequence ProtocolName SeriesDescription SeriesDescriptionCodeSequence
@@ -68,7 +68,7 @@ _KEYWORDS = {
         PerformedProcedureStepEndDate PerformedProcedureStepEndTime PerformedProcedureStepDescription
         PerformedProtocolCodeSequence CommentsOnThePerformedProcedureStep AnatomicalOrientationType TreatmentSessionUID
         ClinicalTrialCoordinatingCenterName ClinicalTrialSeriesID ClinicalTrialSeriesDescription FrameOfReferenceUID
-        PositionReferenceIndicator Manufacturer InstitutionName InstitutionAddress InstitutionalDepartmentName
+        PositionReferenceIndicator Manufacturer InstitutionAddress InstitutionalDepartmentName
         InstitutionalDepartmentTypeCodeSequence StationName ManufacturerModelName ManufacturerDeviceClassUID
         DeviceSerialNumber SoftwareVersions GantryID UDISequence DeviceUID DateOfManufacture DateOfInstallation
         SpatialResolution DateOfLastCalibration TimeOfLastCalibration PresentationIntentType Units CountsSource

@@ -142,3 +142,25 @@ def _told_by_proxy(seen: _Seen) -> dict[str, str]:
 
 def _last(header: str | None) -> str | None:
     return header.rpartition(",")[2].strip() if header else None
+
+
+def client_address(req: falcon.Request, trusted_proxies: tuple[str, ...]) -> str:
+    """Where a request comes from: the peer, or behind trusted proxies what the first of them saw; empty for a Unix
+    socket without a proxy. What comes before an address that is not trusted can be invented, and is not read."""
+    address = str(req.env.get("REMOTE_ADDR", ""))
+    forwarded = req.env.get("HTTP_FORWARDED")
+    if forwarded:
+        pieces = [pair.partition("=") for hop in forwarded.split(",") for pair in hop.split(";")]
+        hops = [value.strip().strip('"') for name, _, value in pieces if name.strip().lower() == "for"]
+    else:
+        hops = [hop.strip() for hop in req.env.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
+    while hops and _is_trusted(address, trusted_proxies):
+        address = _bare(hops.pop())
+    return address[:64]
+
+
+def _bare(hop: str) -> str:
+    """The address of a hop without its port."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -32,8 +32,10 @@ STATUS: dict[type[errors.DicomwebError], int] = {
     errors.DecoderFailed: 422,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
+    errors.TooManyRequests: 429,
     errors.ServerError: 500,
     errors.Busy: 503,
+    errors.IssuerUnavailable: 503,
     errors.StorageError: 500,
     errors.StorageUnavailable: 503,
     errors.StorageFull: 503,
@@ -63,14 +65,15 @@ def handle_our_error(
     details: dict[str, object] = {}
     if isinstance(exc, errors.NotAcceptable) and exc.offered:
         details["offered"] = list(exc.offered)
-    if isinstance(exc, errors.StorageUnavailable | errors.Busy):
+    if isinstance(exc, errors.StorageUnavailable | errors.Busy | errors.IssuerUnavailable | errors.TooManyRequests):
         resp.set_header("Retry-After", str(exc.retry_after_seconds))
     if isinstance(exc, errors.CodecBusy):
         resp.set_header("Retry-After", str(_CODEC_RETRY_SECONDS))
     if isinstance(exc, errors.RangeNotSatisfiable):
         resp.set_header("Content-Range", f"bytes */{exc.size_bytes}")
     if isinstance(exc, errors.Unauthenticated):
-        resp.set_header("WWW-Authenticate", "Bearer")
+        for challenge in exc.challenges:
+            resp.append_header("WWW-Authenticate", challenge)
     answer_error(req, resp, status, _INTERNAL if status == 500 else exc.message, cause=exc, **details)
 
 

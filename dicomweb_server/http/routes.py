@@ -27,6 +27,7 @@ MULTIPART_OCTETS = 'multipart/related; type="application/octet-stream"'
 MULTIPART_JSON = 'multipart/related; type="application/dicom+json"'
 MULTIPART_XML = 'multipart/related; type="application/dicom+xml"'
 WADL, OPENAPI = "application/vnd.sun.wadl+xml", "application/vnd.oai.openapi+json"
+_FIELDS = (JSON, "application/x-www-form-urlencoded", "multipart/form-data")
 PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 RENDERED = (*PICTURES, "video/mpeg", "video/mp4", "application/pdf", HTML, "text/plain", "text/xml")
 PIXELS = (
@@ -62,6 +63,10 @@ class Resources:
     statistics: Any
     viewer: Any
     fhir: Any
+    login: Any
+    users: Any
+    keys: Any
+    shares: Any
 
 
 class Place(StrEnum):
@@ -109,8 +114,34 @@ def _delete(summary: str) -> Operation:
     return Operation(responder="objects.on_delete", summary=summary, permission=Permission.DELETE, statuses=(204,))
 
 
-def _public(responder: str, summary: str, gives: tuple[str, ...]) -> Operation:
-    return Operation(responder=responder, summary=summary, permission=Permission.PUBLIC, gives=gives)
+def _public(responder: str, summary: str, gives: tuple[str, ...], takes: tuple[str, ...] = ()) -> Operation:
+    return Operation(responder=responder, summary=summary, permission=Permission.PUBLIC, gives=gives, takes=takes)
+
+
+def _admin(responder: str, summary: str, takes: tuple[str, ...] = (), statuses: tuple[int, ...] = (200,)) -> Operation:
+    return Operation(
+        responder=responder,
+        summary=summary,
+        permission=Permission.ADMIN,
+        takes=takes,
+        gives=(JSON,),
+        statuses=statuses,
+    )
+
+
+def _gone(resource: str, what: str) -> Operation:
+    return _admin(f"{resource}.on_delete", f"Remove the {what}", statuses=(204,))
+
+
+def _share(responder: str, summary: str, statuses: tuple[int, ...], takes: tuple[str, ...] = ()) -> Operation:
+    return Operation(
+        responder=f"shares.{responder}",
+        summary=summary,
+        permission=Permission.SHARE,
+        takes=takes,
+        gives=(JSON,),
+        statuses=statuses,
+    )
 
 
 def _statistics(summary: str) -> Operation:
@@ -135,6 +166,38 @@ SERVER: tuple[Route, ...] = (
         ),
     ),
     route("/api/dicom/wado", get=_WADO_URI),
+    # Logging in and out; /loging is how an older server spelled it
+    route(
+        "/login",
+        get=_public("login.on_get", "The page to log in", (HTML,)),
+        post=_public("login.on_post", "Log in with a name and a password", (JSON,), _FIELDS),
+    ),
+    route("/login/callback", get=_public("login.on_get_callback", "Back from the login of the site", (HTML,))),
+    route("/login/refresh", post=_public("login.on_post_refresh", "New tokens for a refresh token", (JSON,), _FIELDS)),
+    route("/login/token", post=_public("login.on_post_check", "Whether a token is good", (JSON,))),
+    route("/loging/getAccessToken", post=_public("login.on_post_legacy_token", "Log in for a token", (JSON,), _FIELDS)),
+    route(
+        "/logout",
+        get=_public("login.on_logout", "Log out", (JSON, HTML)),
+        post=_public("login.on_logout", "Log out", (JSON, HTML)),
+    ),
+    route("/checkIsLogin", get=_public("login.on_get_is_login", "Whether anybody is logged in", (JSON,))),
+    route("/api/profile", get=_public("login.on_get_profile", "Who is logged in, and what they may do", (JSON,))),
+    route("/share/{token}", get=_public("login.on_get_share", "Open a share link", (HTML,))),
+    # Users and API keys
+    route(
+        "/api/users",
+        get=_admin("users.on_get", "List the users"),
+        post=_admin("users.on_post", "Add a user", _FIELDS, (201,)),
+    ),
+    route("/api/users/{name}", put=_admin("users.on_put", "Change a user", _FIELDS), delete=_gone("users", "user")),
+    route("/register", post=_public("users.on_post_register", "Ask for an account", (JSON,), _FIELDS)),
+    route(
+        "/api/keys",
+        get=_admin("keys.on_get", "List the API keys"),
+        post=_admin("keys.on_post", "Make an API key", _FIELDS, (201,)),
+    ),
+    route("/api/keys/{key_id}", delete=_gone("keys", "API key")),
 )
 
 # PS3.18 10.1
@@ -240,6 +303,13 @@ DICOMWEB: tuple[Route, ...] = (
             gives=("text/event-stream",),
         ),
     ),
+    # Share links
+    route(
+        STUDY + "/shares",
+        get=_share("on_get", "List the share links to a study", (200,)),
+        post=_share("on_post", "Make a share link to a study", (201,), _FIELDS),
+    ),
+    route(STUDY + "/shares/{share_id}", delete=_share("on_delete", "Revoke a share link", (204,))),
 )
 
 VIEWER: tuple[Route, ...] = (

@@ -19,7 +19,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.records import ChangeKind, OnDuplicate
 from dicomweb_server.testing.datasets import record
 
-SECRET = "a secret of some length"  # noqa: S105  of a test
+SECRET = "a secret of some length"
 
 
 class Receiver:

@@ -1,0 +1,1 @@
+"""Who asks, and what they may do: users, passwords, tokens, roles and rules. Knows no framework."""

@@ -1,0 +1,99 @@
+"""Logging in with users of this server, and with tokens of one other issuer: `auth.method = "jwt"`."""
+
+import hmac
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Self
+
+from dicomweb_server.auth import passwords
+from dicomweb_server.auth.base import Authenticator, Parts
+from dicomweb_server.auth.failures import Failures
+from dicomweb_server.auth.issuer import TokenReader, token_reader
+from dicomweb_server.auth.rights import Identity
+from dicomweb_server.auth.sessions import Session
+from dicomweb_server.auth.users import User, Users
+from dicomweb_server.errors import Unauthenticated
+
+REMEMBER_SECONDS = 60.0
+MAX_REMEMBERED = 2000
+WRONG = "the user name or the password is wrong"
+
+
+class LocalLogin(Authenticator):
+    """Users in the storage."""
+
+    def __init__(self, parts: Parts, *, reader: TokenReader | None = None) -> None:
+        self._parts = parts
+        self._users = Users(parts.storage)
+        self._failures = Failures(parts.storage, clock=parts.clock)
+        self._remembered = _Remembered()
+        self._reader = reader
+
+    @classmethod
+    def from_settings(cls, *, settings: Mapping[str, Any], parts: Parts) -> Self:
+        """With the table `[auth.jwt]`: which other issuer's tokens are taken; none where it is empty."""
+        return cls(parts, reader=token_reader(settings, "jwt", clock=parts.clock))
+
+    def bearer(self, token: str) -> Identity:
+        """A token of the other issuer."""
+        if self._reader is None:
+            raise Unauthenticated("the token is none of this server")
+        read = self._reader.read(token)
+        return self._parts.identity(read.name, self._parts.roles.of_issuer(read.roles), kind="token")
+
+    def password(self, user: str, password: str, *, address: str) -> Identity:
+        """Verified once, then remembered for a minute; forgotten when the user changes."""
+        found = self._users.find(user)
+        key = self._remembered.key(user, password)
+        if found is not None and not found.disabled and self._remembered.holds(key, found, self._parts.clock()):
+            return self._identity(found)
+        self._failures.check(user, address)
+        right = passwords.matches(password, found.password if found else None)
+        if not right or found is None or found.disabled:
+            self._failures.failed(user, address)
+            # The same words for all, so that nobody learns which names there are.
+            raise Unauthenticated(WRONG)
+        self._failures.succeeded(user, address)
+        self._remembered.add(key, found, self._parts.clock() + REMEMBER_SECONDS)
+        return self._identity(found)
+
+    def facts(self, identity: Identity) -> Mapping[str, Any]:
+        """The generation of the user."""
+        found = self._users.find(identity.name)
+        return {"generation": found.generation if found else 0}
+
+    def of_session(self, session: Session) -> Identity:
+        """The user as they are now, unless they changed so that all have to log in again."""
+        found = self._users.find(session.user)
+        if found is None or found.disabled or found.generation != session.facts.get("generation"):
+            raise Unauthenticated("the session has ended; log in again")
+        return self._identity(found)
+
+    def _identity(self, user: User) -> Identity:
+        return self._parts.identity(user.name, user.roles, access=user.access)
+
+
+class _Remembered:
+    """Which passwords were right a moment ago: under a key that lives in this process only, never the password."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    def key(self, user: str, password: str) -> bytes:
+        return hmac.digest(self._secret, f"{user}\0{password}".encode("utf-8", "surrogatepass"), sha256)
+
+    def holds(self, key: bytes, user: User, now: float) -> bool:
+        with self._lock:
+            generation, until = self._entries.get(key, (0, 0.0))
+        return generation == user.generation and now < until
+
+    def add(self, key: bytes, user: User, until: float) -> None:
+        with self._lock:
+            self._entries[key] = (user.generation, until)
+            while len(self._entries) > MAX_REMEMBERED:
+                self._entries.popitem(last=False)

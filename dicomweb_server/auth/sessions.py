@@ -1,0 +1,107 @@
+"""Sessions, kept as documents in the storage: what a refresh token or a cookie of a browser stands for.
+
+A refresh token is good for one use; each gives the next. One that comes a second time was stolen, or its successor was:
+the session ends, and both have to log in again (RFC 9700 4.14).
+"""
+
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from dicomweb_server.errors import NotFound, Unauthenticated, VersionConflict
+from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.records import Document
+
+KIND = "session"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A session. `expires` is in seconds since 1970; `facts` is what the login knew."""
+
+    session_id: str
+    user: str
+    expires: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sessions:
+    """All sessions. `clock` gives seconds since 1970."""
+
+    def __init__(self, storage: Storage, *, clock: Callable[[], float] = time.time) -> None:
+        self._storage = storage
+        self._clock = clock
+
+    def begin(self, user: str, *, seconds: int, facts: Mapping[str, Any] | None = None) -> tuple[Session, str]:
+        """A new session and its first refresh token."""
+        session_id, secret = secrets.token_urlsafe(18), secrets.token_urlsafe(32)
+        body = {
+            "user": user,
+            "expires": self._clock() + seconds,
+            "seconds": seconds,
+            "facts": dict(facts or {}),
+            "current": _digest(secret),
+        }
+        self._put(session_id, body, expected_version=0)
+        return _session(session_id, body), f"{session_id}.{secret}"
+
+    def get(self, session_id: str) -> Session:
+        """A session that has neither ended nor expired. Raises Unauthenticated."""
+        document = self._document(session_id)
+        return _session(session_id, document.body)
+
+    def renew(self, token: str) -> tuple[Session, str]:
+        """The session of a refresh token, and the token for the next time. Raises Unauthenticated."""
+        session_id, _, secret = token.partition(".")
+        document = self._document(session_id)
+        body, digest = dict(document.body), _digest(secret)
+        if not hmac.compare_digest(digest, body["current"]):
+            if hmac.compare_digest(digest, body.get("previous", "")):
+                self.end(session_id)
+                raise Unauthenticated("this refresh token was used before; log in again")
+            raise Unauthenticated("this is no refresh token of this server, or it has expired")
+        following = secrets.token_urlsafe(32)
+        body |= {"previous": digest, "current": _digest(following), "expires": self._clock() + body["seconds"]}
+        try:
+            self._put(session_id, body, expected_version=document.version)
+        except VersionConflict:
+            self.end(session_id)
+            raise Unauthenticated("this refresh token was used twice at once; log in again") from None
+        return _session(session_id, body), f"{session_id}.{following}"
+
+    def end(self, session_id: str) -> None:
+        """End it; one that is not there has ended already."""
+        try:
+            self._storage.delete_document(kind=KIND, document_id=session_id)
+        except NotFound:
+            return
+
+    def _document(self, session_id: str) -> Document:
+        try:
+            if not 0 < len(session_id) <= 64 or not session_id.isascii():
+                raise NotFound("no session")
+            document = self._storage.get_document(kind=KIND, document_id=session_id)
+        except NotFound:
+            raise Unauthenticated("the session has ended; log in again") from None
+        if document.body["expires"] < self._clock():
+            self.end(session_id)
+            raise Unauthenticated("the session has expired; log in again")
+        return document
+
+    def _put(self, session_id: str, body: Mapping[str, Any], *, expected_version: int) -> None:
+        keys = {"user": (str(body["user"]),)}
+        self._storage.put_document(
+            kind=KIND, document_id=session_id, body=body, keys=keys, expected_version=expected_version
+        )
+
+
+def _session(session_id: str, body: Mapping[str, Any]) -> Session:
+    return Session(session_id=session_id, user=body["user"], expires=body["expires"], facts=body["facts"])
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,190 @@
+"""The guard: asks for every route whether who asks may use it. It takes the permission from the route table."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Protocol
+from urllib.parse import quote
+
+import falcon
+
+from dicomweb_server.auth.gate import NOBODY_ASKED, Credentials, Gate
+from dicomweb_server.auth.rights import Identity
+from dicomweb_server.errors import Forbidden, Unauthenticated
+from dicomweb_server.http.address import client_address
+from dicomweb_server.http.params import accepted
+from dicomweb_server.http.table import MountedRoute, Operation
+from dicomweb_server.permissions import Permission
+from dicomweb_server.services.scoped import see_through
+
+SESSION_COOKIE, SHARE_COOKIE = "dicomweb_session", "dicomweb_share"
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_VIEWER = "viewer."
+_TAKES_AWAY = frozenset(
+    entity + what
+    for entity in ("/studies/{study_uid}", "/studies/{study_uid}/series/{series_uid}")
+    for what in ("", "/bulkdata", "/pixeldata")
+)
+_ZIP = "application/zip"
+_NOBODY = Identity(name="", kind="anonymous")
+
+
+class Witness(Protocol):
+    """What is told of everything that was asked for and allowed or not, before the answer is sent."""
+
+    def saw(self, req: falcon.Request, resp: falcon.Response, identity: Identity, operation: Operation) -> None:
+        """Note it."""
+
+
+class Guard:
+    """Falcon middleware. `gate` is None where nobody has to log in.
+
+    listed_origins: pages of these may write with the cookie of a session, besides our own.
+    """
+
+    def __init__(
+        self,
+        gate: Gate | None,
+        *,
+        trusted_proxies: tuple[str, ...],
+        listed_origins: frozenset[str] = frozenset(),
+        witness: Witness | None = None,
+    ) -> None:
+        self.gate = gate
+        self._trusted_proxies = trusted_proxies
+        self._listed_origins = listed_origins - {"*"}
+        self._witness = witness
+
+    def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
+        """Until somebody is known, nothing is seen; the thread may have served someone else before."""
+        see_through(())
+        req.context.identity = _NOBODY
+        req.context.operation = None
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, fields: Mapping[str, str]
+    ) -> None:
+        """Refuse who may not. A resource that is in no route table is for administrators."""
+        if isinstance(resource, MountedRoute):
+            if req.method == "OPTIONS":
+                return
+            operation = resource.operation(req)
+            if operation is None:
+                return  # 405
+            permission = operation.permission
+        else:
+            operation, permission = None, Permission.ADMIN
+        req.context.operation = operation
+        req.context.fields = fields
+        if self.gate is None:
+            req.context.identity = NOBODY_ASKED
+            return
+        if permission is Permission.PUBLIC and not (operation and operation.responder.startswith(_VIEWER)):
+            return
+        self._admit(req, resp, permission)
+        see_through(req.context.identity.terms)
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _ok: bool) -> None:
+        """Tell the witness."""
+        operation = getattr(req.context, "operation", None)
+        if self._witness is not None and operation is not None:
+            self._witness.saw(req, resp, req.context.identity, operation)
+
+    def identify(self, req: falcon.Request) -> Identity:
+        """Who asks, for routes that are public but differ for who is logged in. Raises as `Gate.identify`."""
+        if self.gate is None:
+            return NOBODY_ASKED
+        return self.gate.identify(self.credentials(req))
+
+    def credentials(self, req: falcon.Request) -> Credentials:
+        """What a request brings to say whose it is. Older clients have tokens in x-access-token, scripts in
+        X-Api-Key."""
+        scheme, _, value = (req.get_header("Authorization") or "").strip().partition(" ")
+        scheme, value = scheme.lower(), value.strip()
+        other = req.get_header("X-Api-Key") or req.get_header("X-Access-Token")
+        if not scheme and other:
+            scheme, value = "bearer", other.strip().removeprefix("Bearer ")
+        user, password = _basic(value) if scheme == "basic" else ("", "")
+        cookies = req.cookies if "HTTP_COOKIE" in req.env else {}
+        return Credentials(
+            scheme=scheme,
+            token=value if scheme != "basic" else "",
+            user=user,
+            password=password,
+            session_cookie=cookies.get(SESSION_COOKIE, ""),
+            share_cookie=cookies.get(SHARE_COOKIE, ""),
+            address=self.address(req),
+        )
+
+    def address(self, req: falcon.Request) -> str:
+        """Where a request comes from."""
+        return client_address(req, self._trusted_proxies)
+
+    def _admit(self, req: falcon.Request, resp: falcon.Response, permission: Permission) -> None:
+        credentials = self.credentials(req)
+        page = req.method == "GET" and "text/html" in (req.get_header("Accept") or "")
+        viewer = permission is Permission.PUBLIC
+        try:
+            identity = self.gate.identify(credentials) if self.gate else NOBODY_ASKED
+        except Unauthenticated as exc:
+            if page:
+                _to_login(req, resp)
+                return
+            if viewer:
+                return
+            exc.challenges = self._challenges(req)
+            raise
+        req.context.identity = identity
+        by_cookie = not credentials.scheme and identity.kind in ("user", "share")
+        if by_cookie and req.method not in _READING:
+            self._refuse_foreign_writes(req)
+        if not identity.may(permission):
+            if identity.is_anonymous:
+                refusal = Unauthenticated(f"log in first: this needs the permission {permission}")
+                refusal.challenges = self._challenges(req)
+                raise refusal
+            raise Forbidden(f"{identity.name} may not do this: it needs the permission {permission}")
+        if identity.view_only and _takes_away(req):
+            raise Forbidden("this link is for viewing; it does not give whole studies and series")
+
+    def _refuse_foreign_writes(self, req: falcon.Request) -> None:
+        """A cookie comes with whatever page asks: only our own pages, and listed ones, may use it to write."""
+        origin, site = req.get_header("Origin"), req.get_header("Sec-Fetch-Site")
+        own = origin == req.context.address.origin or origin in self._listed_origins
+        if not (own or (origin is None and site in ("same-origin", "none"))):
+            raise Forbidden("a page of another site may not write here; programs log in with a token")
+
+    def _challenges(self, req: falcon.Request) -> tuple[str, ...]:
+        """A browser opens its own window for Basic, which the requests of a page must not do."""
+        if req.get_header("Sec-Fetch-Mode") or self.gate is None or not self.gate.rules.basic:
+            return ('Bearer realm="dicomweb-server"',)
+        return ('Bearer realm="dicomweb-server"', 'Basic realm="dicomweb-server", charset="UTF-8"')
+
+
+def _basic(value: str) -> tuple[str, str]:
+    """User and password of Basic (RFC 7617)."""
+    try:
+        user, colon, password = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        raise Unauthenticated("the Authorization header is malformed") from None
+    if not colon:
+        raise Unauthenticated("the Authorization header is malformed")
+    return user, password
+
+
+def _to_login(req: falcon.Request, resp: falcon.Response) -> None:
+    """Send a browser to the login page, and back after it."""
+    target = req.relative_uri if req.relative_uri.startswith("/") else "/"
+    root = req.context.address.root
+    resp.status = 303
+    resp.set_header("Location", f"{root}/login?next={quote(target, safe='/')}")
+    resp.set_header("Cache-Control", "no-store")
+    resp.complete = True
+
+
+def _takes_away(req: falcon.Request) -> bool:
+    """Whether this gives a whole study or series, or a zip of anything."""
+    route = getattr(req.context, "route", None)
+    if route is not None and route.template in _TAKES_AWAY:
+        return True
+    return any(wanted.media == _ZIP for wanted in accepted(req))
