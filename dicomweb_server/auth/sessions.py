@@ -97,6 +97,7 @@ class Sessions:
         self._storage.put_document(
             kind=KIND, document_id=session_id, body=body, keys=keys, expected_version=expected_version
         )
+        self._storage.forget_versions(kind=KIND, document_id=session_id, before=expected_version + 1)
 
 
 def _session(session_id: str, body: Mapping[str, Any]) -> Session:
