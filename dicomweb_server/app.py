@@ -45,7 +45,7 @@ from dicomweb_server.metrics import Metrics
 from dicomweb_server.plugins import blob_store_class, storage_class
 from dicomweb_server.services.changes import ChangeFeed
 from dicomweb_server.services.frame_cache import ResultCache
-from dicomweb_server.services.hooks import Hook, Hooks
+from dicomweb_server.services.hooks import COUNTED, Hook, Hooks
 from dicomweb_server.services.images import Images
 from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.pictures import Pictures
@@ -111,7 +111,14 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         allowed_hosts=settings.host_names,
         prefixes=tuple(settings.http.prefixes),
     )
+    hooks = Hooks(storage, _hooks(settings))
+
+    def queues() -> dict[str, int]:
+        waiting = {f"hook {name}": length for name, length in hooks.waiting().items()}
+        return {"release": len(storage.released(limit=COUNTED)), **waiting}
+
     metrics = Metrics(
+        queues=queues,
         checks={"storage": storage.check, "blobs": blobs.check},
         directory=settings.storage.directory if settings.storage.directory.is_dir() else None,
     )

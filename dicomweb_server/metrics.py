@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from dicomweb_server import __version__
-from dicomweb_server.errors import NotFound
+from dicomweb_server.errors import DicomwebError, NotFound
 from dicomweb_server.storage.records import StorageState
 
 # The library reads it when it is first imported.
@@ -52,11 +52,18 @@ def forget_process(pid: int) -> None:
 
 
 class Metrics:
-    """What is counted. `checks` are asked when somebody looks: the state of each part of the archive. `directory` is
-    where the disk is measured; None where the data lies elsewhere."""
+    """What is counted. Asked when somebody looks are `checks`, the state of each part of the archive, and `queues`, how
+    long each queue is. `directory` is where the disk is measured; None where the data lies elsewhere."""
 
-    def __init__(self, *, checks: Mapping[str, Callable[[], StorageState]], directory: Path | None) -> None:
+    def __init__(
+        self,
+        *,
+        checks: Mapping[str, Callable[[], StorageState]],
+        queues: Callable[[], Mapping[str, int]] = dict,
+        directory: Path | None,
+    ) -> None:
         self._checks = checks
+        self._queues = queues
         self._directory = directory
         self._library: ModuleType | None = None
         if find_spec("prometheus_client") is not None:
@@ -155,6 +162,11 @@ class Metrics:
             ready.add_metric((part,), float(state.ready))
             seconds.add_metric((part,), state.latency_seconds)
         yield from (ready, seconds)
+        with contextlib.suppress(DicomwebError):  # a storage that is away is told by the checks
+            queues = gauge("dicomweb_queue", "What waits in each queue, counted up to 1000", labels=("queue",))
+            for name, length in self._queues().items():
+                queues.add_metric((name,), length)
+            yield queues
         if self._directory is not None:
             with contextlib.suppress(OSError):  # a disk that is away is told by the checks
                 usage = shutil.disk_usage(self._directory)

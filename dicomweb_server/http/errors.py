@@ -61,7 +61,8 @@ def handle_our_error(
     """Answer one of our own errors."""
     status = status_of(exc)
     if status >= 500 and not isinstance(exc, errors.Busy):
-        _log.error("%s: %s", req.context.request_id, exc.message, exc_info=exc if status == 500 else None)
+        traceback = exc if status == 500 else None
+        _log.error("%s", exc.message, exc_info=traceback, extra={"request_id": req.context.request_id})
     details: dict[str, object] = {}
     if isinstance(exc, errors.NotAcceptable) and exc.offered:
         details["offered"] = list(exc.offered)
@@ -91,7 +92,8 @@ def handle_falcon_error(
 
 def handle_unexpected(req: falcon.Request, resp: falcon.Response, exc: Exception, _params: dict[str, Any]) -> None:
     """Answer what nobody foresaw, without internals; the log has them."""
-    _log.error("%s: unexpected %s", req.context.request_id, type(exc).__name__, exc_info=exc)
+    kind = type(exc).__name__
+    _log.error("unexpected %s", kind, exc_info=exc, extra={"request_id": req.context.request_id})
     answer_error(req, resp, 500, _INTERNAL)
 
 

@@ -4,6 +4,7 @@ Where a hook stands is a document in the storage, so that a restart goes on wher
 look; the one whose write of the document succeeds holds the lease and delivers a batch, the others wait.
 """
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -36,6 +37,7 @@ LOOK_EVERY_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 2.0
 LAST_RETRY_SECONDS = 300.0
 FORGET_EVERY = 50
+COUNTED = 1000
 
 _log = logging.getLogger("dicomweb_server.hooks")
 
@@ -92,6 +94,15 @@ class Hooks:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(TIMEOUT_SECONDS + 1)
+
+    def waiting(self) -> dict[str, int]:
+        """How many changes each hook has not got yet, up to `COUNTED`; without those that nobody has looked at yet."""
+        found = {}
+        for hook in self._hooks:
+            with contextlib.suppress(NotFound, BadRequest):
+                state = self._storage.get_document(kind=DOCUMENT_KIND, document_id=hook.name).body
+                found[hook.name] = len(self._storage.changes(after=state["cursor"], limit=COUNTED))
+        return found
 
     def _run(self) -> None:
         while not self._closed.is_set():

@@ -78,6 +78,7 @@ def test_codec_tasks(archive: Client) -> None:
 def test_state_of_the_parts_and_the_disk(archive: Client) -> None:
     found = figures(archive.get("/metrics").text)
     assert found['dicomweb_ready{part="storage"}'] == found['dicomweb_ready{part="blobs"}'] == 1
+    assert found['dicomweb_queue{queue="release"}'] == 0
     assert 0 < found["dicomweb_disk_free_bytes"] <= found["dicomweb_disk_size_bytes"]
 
 
