@@ -16,6 +16,7 @@ from dicomweb_server.fhir.reading import Reading
 from dicomweb_server.fhir.resources import FhirResource
 from dicomweb_server.fhir.search import Search as FhirSearch
 from dicomweb_server.fhir.views import Views
+from dicomweb_server.fhir.writing import Writing
 from dicomweb_server.http.address import AddressRules
 from dicomweb_server.http.answers import REVALIDATE
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
@@ -232,7 +233,7 @@ def _resources(
         health=HealthResource(storage, blobs),
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
-        fhir=_fhir(settings, storage),
+        fhir=_fhir(settings, storage, Remove(storage, blobs)),
         changes=ChangesResource(feed),
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
@@ -252,12 +253,23 @@ def _resources(
     )
 
 
-def _fhir(settings: Settings, storage: Storage) -> FhirResource:
+def _fhir(settings: Settings, storage: Storage, remove: Remove) -> FhirResource:
     zone = ZoneInfo(settings.fhir.timezone) if settings.fhir.timezone else None
     views, documents = Views(storage, zone=zone), Documents(storage)
-    reading = Reading(storage, views, documents, FhirSearch(storage, views, documents))
+    search = FhirSearch(storage, views, documents)
+    reading = Reading(storage, views, documents, search)
+    writing = Writing(
+        storage,
+        views=views,
+        documents=documents,
+        search=search,
+        reading=reading,
+        remove=remove,
+        max_bytes=settings.fhir.max_request_bytes,
+    )
     return FhirResource(
         reading,
+        writing,
         routes=TABLE[Place.FHIR],
         base=settings.fhir.base,
         dicomweb=max(settings.http.prefixes, key=bool),

@@ -12,7 +12,7 @@ import falcon
 import orjson
 
 from dicomweb_server.dicom.media import Offer, choose, parse_accept
-from dicomweb_server.errors import BadRequest, Invalid, NotAcceptable, UnsupportedMedia
+from dicomweb_server.errors import BadRequest, Invalid, NotAcceptable, TooLarge, UnsupportedMedia
 from dicomweb_server.fhir import models
 from dicomweb_server.fhir.mapping import to_r5
 from dicomweb_server.fhir.values import Json
@@ -90,7 +90,10 @@ def _in_r5(resource: Json) -> Json:
 
 def payload(req: falcon.Request, *, max_bytes: int) -> bytes:
     """The whole payload. Raises TooLarge, BadRequest."""
-    return b"".join(chunks(reader(req, max_bytes=max_bytes)))
+    try:
+        return b"".join(chunks(reader(req, max_bytes=max_bytes)))
+    except TooLarge as exc:
+        raise TooLarge(f"the payload is larger than {max_bytes} bytes") from exc
 
 
 def read(req: falcon.Request, *, max_bytes: int) -> Json:
@@ -105,6 +108,17 @@ def read(req: falcon.Request, *, max_bytes: int) -> Json:
     if media in (XML, "application/xml", "text/xml"):
         return models.from_xml(data)
     raise UnsupportedMedia(f"resources are sent as {JSON} or {XML}")
+
+
+def read_patch(req: falcon.Request, *, max_bytes: int) -> Any:
+    """A JSON Patch, not checked yet. Raises Invalid, UnsupportedMedia, TooLarge."""
+    media = (req.content_type or "").partition(";")[0].strip().lower()
+    if media not in ("application/json-patch+json", "application/json"):
+        raise UnsupportedMedia("a patch is sent as application/json-patch+json")
+    try:
+        return orjson.loads(payload(req, max_bytes=max_bytes))
+    except orjson.JSONDecodeError as exc:
+        raise Invalid(f"the payload is no JSON: {exc}") from exc
 
 
 def json_object(data: bytes) -> Json:

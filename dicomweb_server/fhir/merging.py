@@ -40,6 +40,22 @@ def merged(view: Json, additions: Mapping[str, Any]) -> Json:
     return found
 
 
+def difference(view: Json, body: Mapping[str, Any]) -> Json:
+    """What a client wrote over a view without what the view says itself, so that it does not outlive it there."""
+    own = OWN.get(view["resourceType"], frozenset())
+    found: Json = {}
+    for name, value in body.items():
+        known = view.get(name)
+        if name in own or name.lstrip("_") in own:
+            continue
+        if isinstance(value, list) and isinstance(known, list):
+            if added := joined(known, value)[len(known) :]:
+                found[name] = added
+        elif value != known or name in ("resourceType", "id"):
+            found[name] = value
+    return found
+
+
 def joined(known: list[Any], added: list[Any]) -> list[Any]:
     """The values of both, without repeating one: identifiers are the same by system and value, references by what they
     refer to, all others by all they say."""

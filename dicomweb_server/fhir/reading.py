@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dicomweb_server.errors import NotFound
+from dicomweb_server.errors import Gone, NotFound
 from dicomweb_server.fhir import bundles, matching
 from dicomweb_server.fhir.documents import Documents, kind_of, resource_of
 from dicomweb_server.fhir.requests import Include, SearchRequest
@@ -36,7 +36,12 @@ class Reading:
             except NotFound:
                 if kind == "ImagingStudy":
                     raise
-        return resource_of(self._storage.get_document(kind=kind_of(kind), document_id=resource_id))
+        try:
+            return resource_of(self._storage.get_document(kind=kind_of(kind), document_id=resource_id))
+        except NotFound:
+            if self._storage.document_history(kind=kind_of(kind), document_id=resource_id):
+                raise Gone(f"this {kind} was deleted") from None
+            raise NotFound(f"there is no {kind} with this id") from None
 
     def is_view(self, kind: str, resource_id: str) -> bool:
         """Whether the archive has this resource itself."""
@@ -53,6 +58,12 @@ class Reading:
         additions = self._documents.of([(additions_kind(kind), resource_id)])
         return self._views.resources(kind, [hit], additions=additions, address=address, detail=detail)[0]
 
+    def without_additions(self, kind: str, resource_id: str, address: Address) -> Json:
+        """A view as the archive alone has it, without series. Raises NotFound."""
+        hit = self._views.hit(kind, resource_id)
+        bare = Detail(series=False, instances=False)
+        return self._views.resources(kind, [hit], additions={}, address=address, detail=bare)[0]
+
     def version(self, kind: str, resource_id: str, version: str, address: Address) -> Json:
         """A version of a resource; of a view only the current one. Raises NotFound."""
         if self.is_view(kind, resource_id):
@@ -64,7 +75,7 @@ class Reading:
             raise NotFound("the resource has no such version")
         document = self._storage.get_document(kind=kind_of(kind), document_id=resource_id, version=int(version))
         if document.deleted:
-            raise NotFound("this version is a deletion")
+            raise Gone("this version is a deletion")
         return resource_of(document)
 
     def history(self, kind: str, resource_id: str, address: Address) -> Json:
