@@ -1,4 +1,4 @@
-"""The commands: serve (also without a name), demo, viewer, user, key, doctor, copy, conformance, config."""
+"""The commands: serve (also without a name), demo, export, viewer, user, key, doctor, copy, conformance, config."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dicomweb_server import __version__, demo, serving
-from dicomweb_server.commands import conformance, copy, doctor, key, user, viewer
+from dicomweb_server.commands import conformance, copy, doctor, export, key, user, viewer
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
 from dicomweb_server.viewer import installed
@@ -26,6 +26,7 @@ _SETTING_OF_OPTION = {
 
 # What commands take besides.
 _MORE_ARGUMENTS = {
+    "export": export.add_arguments,
     "viewer": viewer.add_arguments,
     "user": user.add_arguments,
     "key": key.add_arguments,
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
             "demo",
             ("host", "port", "workers"),
         ),
+        ("export", export.run, "write studies to a folder or a zip, with a DICOMDIR", export.EXAMPLE, ("data",)),
         (
             "viewer",
             viewer.run,

@@ -1,6 +1,6 @@
 """The directory of a medium: a DICOMDIR (PS3.3 Annex F, PS3.10 8) over files by their DICOM JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
@@ -50,7 +50,7 @@ class _Node:
     children: dict[str, "_Node"] = field(default_factory=dict)
 
 
-def dicomdir(entries: Sequence[DirectoryEntry]) -> bytes:
+def dicomdir(entries: Iterable[DirectoryEntry]) -> bytes:
     """A DICOMDIR file that lists the entries below their patients, studies and series."""
     root = _Node(Dataset())
     for entry in entries:
