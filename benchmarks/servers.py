@@ -67,7 +67,7 @@ def orthanc(folder: Path | None = None) -> Iterator[Server]:
     name = " ".join(version.splitlines()[0].split())
     with tempfile.TemporaryDirectory(prefix="orthanc-", dir=folder) as data:
         (Path(data) / "orthanc.json").write_text(json.dumps(settings))
-        with _running([_ORTHANC, "orthanc.json"], Path(data), f"http://127.0.0.1:{port}/dicom-web", name) as server:
+        with running([_ORTHANC, "orthanc.json"], Path(data), f"http://127.0.0.1:{port}/dicom-web", name) as server:
             yield server
 
 
@@ -77,12 +77,13 @@ def ours(command: str, folder: Path | None = None) -> Iterator[Server]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="dicomweb-", dir=folder) as data:
         words = shlex.split(command.replace("{port}", str(port)).replace("{data}", shlex.quote(data)))
-        with _running(words, Path.cwd(), f"http://127.0.0.1:{port}", "dicomweb-server") as server:
+        with running(words, Path.cwd(), f"http://127.0.0.1:{port}", "dicomweb-server") as server:
             yield server
 
 
 @contextlib.contextmanager
-def _running(words: list[str], folder: Path, url: str, version: str) -> Iterator[Server]:
+def running(words: list[str], folder: Path, url: str, version: str) -> Iterator[Server]:
+    """The server of a command line, once it answers searches at its DICOMweb root; stopped in the end."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -100,7 +101,7 @@ def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
         with contextlib.suppress(OSError), Connection(url) as connection:
             if connection.get("/studies?limit=1", "application/dicom+json").status in (200, 204):
                 return True
-        time.sleep(0.1)
+        time.sleep(0.02)
     return False
 
 

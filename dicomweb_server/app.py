@@ -123,9 +123,11 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         checks={"storage": storage.check, "blobs": blobs.check},
         directory=settings.storage.directory if settings.storage.directory.is_dir() else None,
     )
-    hooks = Hooks(storage, _hooks(settings))
     login = open_login(settings, storage)
-    storage = ScopedStorage(storage)
+    scoped = ScopedStorage(storage)
+    # Half of the threads at most: those who wait must not keep others from being served.
+    waiting = min(settings.changes.max_waiting, settings.server.threads // 2)
+    feed = ChangeFeed(storage, sees=scoped.sees, max_waiting=waiting)
     origins = frozenset(settings.http.allowed_origins)
     front = FrontDoor(rules=rules, allowed_origins=origins, metrics=metrics)
     guard = Guard(login.gate, trusted_proxies=rules.trusted_proxies, listed_origins=origins)
@@ -143,9 +145,7 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         watch=metrics.codec_task,
     )
     places = _prefixes(settings)
-    # Half of the threads at most: those who wait must not keep others from being served.
-    feed = ChangeFeed(storage, max_waiting=min(settings.changes.max_waiting, settings.server.threads // 2))
-    resources = _resources(settings, storage, blobs, pool, places, feed, metrics, login, guard)
+    resources = _resources(settings, scoped, blobs, pool, places, feed, metrics, login, guard)
     for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)

@@ -17,10 +17,12 @@ RETRY_AFTER_SECONDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangePage:
-    """Changes in the order of the feed. `next` is where to go on: behind the last of them, or where the page began."""
+    """Changes in the order of the feed, without those that the reader does not see. `next` is where to go on: behind
+    all that was looked at, or where the page began. more: there may be more at once."""
 
     changes: Sequence[Change]
     next: str | None
+    more: bool
 
 
 def shown(change: Change, base: str) -> dict[str, Any]:
@@ -40,11 +42,19 @@ def shown(change: Change, base: str) -> dict[str, Any]:
 
 
 class ChangeFeed:
-    """Reads the feed. At most `max_waiting` readers of this process wait for changes at a time, so that threads are
-    left for others."""
+    """Reads the feed. `sees` says of which studies the reader may know. At most `max_waiting` readers of this process
+    wait for changes at a time, so that threads are left for others."""
 
-    def __init__(self, storage: Storage, *, max_waiting: int, look_every_seconds: float = LOOK_EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        sees: Callable[[str], bool],
+        max_waiting: int,
+        look_every_seconds: float = LOOK_EVERY_SECONDS,
+    ) -> None:
         self._storage = storage
+        self._sees = sees
         self._max_waiting = max_waiting
         self._places = threading.BoundedSemaphore(max_waiting) if max_waiting else None
         self._look_every_seconds = look_every_seconds
@@ -61,7 +71,11 @@ class ChangeFeed:
     def read(self, *, after: str | None, limit: int) -> ChangePage:
         """What there is now. Raises BadRequest for a cursor that the feed never gave."""
         changes = self._storage.changes(after=after, limit=limit)
-        return ChangePage(changes=changes, next=changes[-1].cursor if changes else after)
+        return ChangePage(
+            changes=[change for change in changes if self._sees(change.study_uid)],
+            next=changes[-1].cursor if changes else after,
+            more=len(changes) == limit,
+        )
 
     def place(self) -> "WaitingPlace":
         """A place among those who wait, to be closed. Raises Busy when none is left."""
@@ -75,8 +89,10 @@ class ChangeFeed:
         deadline = time.monotonic() + seconds
         while True:
             page = self.read(after=after, limit=limit)
+            after = page.next
             left = deadline - time.monotonic()
-            if page.changes or left <= 0 or self._closed.wait(min(left, self._look_every_seconds)):
+            pause = 0.0 if page.more else min(left, self._look_every_seconds)
+            if page.changes or left <= 0 or self._closed.wait(pause):
                 return page
 
     def follow(

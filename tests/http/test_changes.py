@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from tests.http.conftest import Archive, Client
+from tests.http.identities import LOGIN_SETTINGS, add_user, bearer, log_in
 from tests.live import LiveServer, serving
 from tests.samples import RELATED, envelope, instance, part10, url
 
@@ -56,6 +57,31 @@ class TestPages:
     @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "wait=61", "wait=-1", "after=x", "after=99"])
     def test_what_cannot_be_is_refused(self, archive: Client, query: str) -> None:
         assert archive.get(f"/changes?{query}", status=400).json["reason"]
+
+
+class TestWithLogin:
+    """Who may see some studies only gets the changes of these, and still gets on."""
+
+    def test_changes_of_others_are_passed_over(self, make_archive: Archive) -> None:
+        archive = make_archive({**LOGIN_SETTINGS, "auth.access": ["role reader: InstitutionName=North"]})
+        boss = bearer(log_in(archive)["token"])
+        names = ["South"] * 3 + ["North"] + ["South"] * 4 + ["North"]
+        instances = [instance(InstitutionName=name) for name in names]
+        for ds in instances:
+            archive.store(ds, extra_environ={"HTTP_AUTHORIZATION": boss["Authorization"]})
+        reader = add_user(archive, "rita", "reader")
+        archive.get("/changes", status=401)
+        found: list[str] = []
+        cursor, more, pages = "", True, 0
+        while more:
+            page = archive.get(f"/changes?limit=2&after={cursor}", headers=reader).json
+            found += [change["instance_uid"] for change in page["changes"]]
+            cursor, more, pages = page["next"], page["more"], pages + 1
+        assert found == [str(ds.SOPInstanceUID) for ds, name in zip(instances, names, strict=True) if name == "North"]
+        assert pages == 5
+        (first, *_) = archive.get("/changes?limit=2&wait=20", headers=reader).json["changes"]
+        assert first["instance_uid"] == found[0], "a wait goes on over what is not seen"
+        assert len(archive.get("/changes", headers=boss).json["changes"]) == len(names)
 
 
 class TestWaiting:

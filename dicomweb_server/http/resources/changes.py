@@ -43,7 +43,7 @@ class ChangesResource:
             {
                 "changes": [shown(change, base) for change in page.changes],
                 "next": page.next,
-                "more": len(page.changes) == limit,
+                "more": page.more,
             }
         )
 
