@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dicomweb_server import __version__, demo, serving
-from dicomweb_server.commands import conformance, copy, doctor, export, key, user, viewer
+from dicomweb_server.commands import audit, conformance, copy, doctor, export, key, user, viewer
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
 from dicomweb_server.viewer import installed
@@ -30,6 +30,7 @@ _MORE_ARGUMENTS = {
     "viewer": viewer.add_arguments,
     "user": user.add_arguments,
     "key": key.add_arguments,
+    "audit": audit.add_arguments,
     "doctor": doctor.add_arguments,
     "copy": copy.add_arguments,
 }
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
             ("data",),
         ),
         ("user", user.run, "add, list, change and remove users", user.EXAMPLE, ("data",)),
+        ("audit", audit.run, "print who did what", audit.EXAMPLE, ("data",)),
         ("key", key.run, "make, list and revoke API keys for scripts", key.EXAMPLE, ("data",)),
         (
             "doctor",

@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 
 import falcon
 
-from dicomweb_server.auth.gate import Gate
 from dicomweb_server.authenticating import Login, open_login
 from dicomweb_server.codec.pool import CodecPool
 from dicomweb_server.errors import DicomwebError
@@ -19,10 +18,12 @@ from dicomweb_server.fhir.views import Views
 from dicomweb_server.fhir.writing import Writing
 from dicomweb_server.http.address import AddressRules
 from dicomweb_server.http.answers import REVALIDATE
+from dicomweb_server.http.auditing import AuditWitness
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
 from dicomweb_server.http.front import FrontDoor, HeadAsGet
 from dicomweb_server.http.guard import Guard
 from dicomweb_server.http.resources.accounts import KeysResource, SharesResource, UsersResource
+from dicomweb_server.http.resources.audit import AuditResource
 from dicomweb_server.http.resources.bulkdata import BulkDataResource
 from dicomweb_server.http.resources.changes import ChangesResource
 from dicomweb_server.http.resources.description import DescriptionResource
@@ -80,9 +81,9 @@ class Application:
     """The WSGI application, and what it has to close itself: the processes that decode, who waits for changes and the
     thread that delivers them."""
 
-    def __init__(self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks, gate: Gate | None) -> None:
+    def __init__(self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks, login: Login) -> None:
         self._wsgi = wsgi
-        self._gate = gate
+        self._login = login
         self._pool = pool
         self._feed = feed
         self._hooks = hooks
@@ -100,8 +101,7 @@ class Application:
         self._feed.close()
         self._hooks.close()
         self._pool.close()
-        if self._gate is not None:
-            self._gate.close()
+        self._login.close()
 
 
 def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Application:
@@ -130,7 +130,12 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
     feed = ChangeFeed(storage, sees=scoped.sees, max_waiting=waiting)
     origins = frozenset(settings.http.allowed_origins)
     front = FrontDoor(rules=rules, allowed_origins=origins, metrics=metrics)
-    guard = Guard(login.gate, trusted_proxies=rules.trusted_proxies, listed_origins=origins)
+    guard = Guard(
+        login.gate,
+        trusted_proxies=rules.trusted_proxies,
+        listed_origins=origins,
+        witness=AuditWitness(login.trail) if login.trail else None,
+    )
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App(
         middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front, guard]
     )
@@ -150,7 +155,7 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
     hooks.start()
-    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, gate=login.gate)
+    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, login=login)
 
 
 def _hooks(settings: Settings) -> list[Hook]:
@@ -249,6 +254,7 @@ def _resources(
         login=LoginResource(login.gate, guard, viewer=settings.viewer.path),
         users=UsersResource(storage, login.roles, login.gate, registration=settings.auth.registration),
         keys=KeysResource(login.roles, login.gate),
+        audit=AuditResource(login.trail),
         shares=SharesResource(login.gate, retrieve, seconds=settings.auth.share_seconds),
     )
 

@@ -4,6 +4,8 @@ import logging
 import time
 from dataclasses import dataclass
 
+from dicomweb_server.audit.syslog import SyslogSink
+from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.auth.access import Rules
 from dicomweb_server.auth.base import Parts
 from dicomweb_server.auth.gate import Gate, GateRules
@@ -20,10 +22,18 @@ _log = logging.getLogger("dicomweb_server.auth")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The roles, and the gate; None where nobody has to log in."""
+    """The roles, the gate and the audit trail; None where nobody has to log in, or nothing is audited."""
 
     roles: Roles
-    gate: Gate | None
+    gate: Gate | None = None
+    trail: AuditTrail | None = None
+
+    def close(self) -> None:
+        """Write what the trail still holds, and release connections."""
+        if self.trail is not None:
+            self.trail.close()
+        if self.gate is not None:
+            self.gate.close()
 
 
 def open_login(settings: Settings, storage: Storage) -> Login:
@@ -34,7 +44,7 @@ def open_login(settings: Settings, storage: Storage) -> Login:
     if auth.method == NO_LOGIN:
         if auth.access or auth.anonymous_role:
             raise ConfigError('auth.access and auth.anonymous_role need a login: auth.method is "none"')
-        return Login(roles, None)
+        return Login(roles)
     parts = Parts(storage=storage, roles=roles, rules=rules, clock=time.time)
     authenticator = authenticator_class(auth.method).from_settings(settings=settings.auth_section, parts=parts)
     gate = Gate(
@@ -51,7 +61,14 @@ def open_login(settings: Settings, storage: Storage) -> Login:
     )
     if auth.method == "jwt":
         _first_admin(settings, Users(storage))
-    return Login(roles, gate)
+    return Login(roles, gate, _trail(settings, storage))
+
+
+def _trail(settings: Settings, storage: Storage) -> AuditTrail | None:
+    audit = settings.audit
+    if not audit.enabled:
+        return None
+    return AuditTrail(storage, sinks=[SyslogSink(audit.syslog, ca_file=audit.syslog_ca_file)] if audit.syslog else [])
 
 
 def _anonymous(role: str, roles: Roles, rules: Rules) -> Identity | None:

@@ -300,6 +300,16 @@ class AuthSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AuditSettings:
+    """The audit trail, kept in the storage where people log in, and sent to a syslog server as DICOM audit messages.
+    `syslog` is udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT."""
+
+    enabled: bool = True
+    syslog: str = _text("", lambda value: not value or "://" in value, "udp://HOST:PORT, tcp://... or tls://...")
+    syslog_ca_file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -326,6 +336,7 @@ class Settings:
     changes: ChangesSettings = ChangesSettings()
     hooks: HooksSettings = HooksSettings()
     auth: AuthSettings = AuthSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     sources: Mapping[str, str] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import make_certificate
 from tests.live import LiveServer, serving
 
 
@@ -39,3 +40,9 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer
     """A server with two workers and no data, one for all tests of a module."""
     with serving(tmp_path_factory.mktemp("live"), "--workers", "2") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Certificate and key of this machine."""
+    return make_certificate(tmp_path_factory.mktemp("certificate"))

@@ -32,6 +32,9 @@ _NOBODY = Identity(name="", kind="anonymous")
 class Witness(Protocol):
     """What is told of everything that was asked for and allowed or not, before the answer is sent."""
 
+    def sees_coming(self, req: falcon.Request, operation: Operation) -> None:
+        """It is allowed and about to be done."""
+
     def saw(self, req: falcon.Request, resp: falcon.Response, identity: Identity, operation: Operation) -> None:
         """Note it."""
 
@@ -60,6 +63,7 @@ class Guard:
         see_through(())
         req.context.identity = _NOBODY
         req.context.operation = None
+        req.context.client_address = self.address(req)
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, fields: Mapping[str, str]
@@ -83,6 +87,8 @@ class Guard:
             return
         self._admit(req, resp, permission)
         see_through(req.context.identity.terms)
+        if self._witness is not None and operation is not None and not resp.complete:
+            self._witness.sees_coming(req, operation)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _ok: bool) -> None:
         """Tell the witness."""
@@ -113,7 +119,7 @@ class Guard:
             password=password,
             session_cookie=cookies.get(SESSION_COOKIE, ""),
             share_cookie=cookies.get(SHARE_COOKIE, ""),
-            address=self.address(req),
+            address=req.context.client_address,
         )
 
     def address(self, req: falcon.Request) -> str:

@@ -36,6 +36,22 @@ CHANGES = (
     Parameter("limit", "At most so many changes", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     Parameter("wait", "Seconds to wait for a change", {"type": "integer", "minimum": 0, "maximum": 60, "default": 0}),
 )
+AUDIT = (
+    *(
+        Parameter(name, f"Only records with this {meaning}", _TEXT)
+        for name, meaning in (
+            ("user", "user"),
+            ("study", "Study Instance UID"),
+            ("patient", "Patient ID"),
+            ("action", "action: login, search, retrieve, store, delete, ..."),
+            ("outcome", "outcome: success, denied, failed"),
+        )
+    ),
+    Parameter("since", "From this day or time (UTC) on", _TEXT),
+    Parameter("until", "Up to this day or time (UTC)", _TEXT),
+    Parameter("limit", "At most so many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    Parameter("cursor", "Where the answer before ended", _TEXT),
+)
 EVENTS = (Parameter("after", "As of /changes; the Last-Event-ID header wins; none: from now", _TEXT),)
 
 ARCHIVE = (*ACCEPT, Parameter("dicomdir", "A DICOMDIR in a zip archive (extension)", _TRUTH))

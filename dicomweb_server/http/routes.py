@@ -67,6 +67,7 @@ class Resources:
     users: Any
     keys: Any
     shares: Any
+    audit: Any
 
 
 class Place(StrEnum):
@@ -184,6 +185,16 @@ SERVER: tuple[Route, ...] = (
     route("/checkIsLogin", get=_public("login.on_get_is_login", "Whether anybody is logged in", (JSON,))),
     route("/api/profile", get=_public("login.on_get_profile", "Who is logged in, and what they may do", (JSON,))),
     route("/share/{token}", get=_public("login.on_get_share", "Open a share link", (HTML,))),
+    route(
+        "/audit",
+        get=Operation(
+            responder="audit.on_get",
+            summary="Read the audit trail",
+            permission=Permission.AUDIT,
+            query=query.AUDIT,
+            gives=(JSON, "application/fhir+json"),
+        ),
+    ),
     # Users and API keys
     route(
         "/api/users",

@@ -170,7 +170,7 @@ class LoginResource:
         if not user or not password:
             raise BadRequest("the payload names username and password")
         req.context.identity = Identity(name=user[:64], kind="anonymous")
-        granted = gate.login(user, password, address=self._guard.address(req))
+        granted = gate.login(user, password, address=req.context.client_address)
         req.context.identity = granted.identity
         return granted
 

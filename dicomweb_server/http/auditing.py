@@ -1,0 +1,64 @@
+"""What the guard saw, as records of the audit trail."""
+
+import falcon
+
+from dicomweb_server.audit.record import DENIED, FAILED, SUCCESS, AuditRecord
+from dicomweb_server.audit.trail import AuditTrail
+from dicomweb_server.auth.rights import Identity
+from dicomweb_server.http.table import Operation
+from dicomweb_server.permissions import Permission
+
+# Public routes that let somebody in or out.
+_LOGINS = {
+    "login.on_post": "login",
+    "login.on_post_legacy_token": "login",
+    "login.on_get_callback": "login",
+    "login.on_post_refresh": "login",
+    "login.on_get_share": "login",
+    "login.on_logout": "logout",
+    "users.on_post_register": "admin",
+}
+_NOT_OF_PATIENTS = frozenset({Permission.PUBLIC, Permission.METRICS})
+_DENIALS = frozenset({401, 403, 429})
+
+
+class AuditWitness:
+    """Writes a record for each request that touches data of patients, rights, or is denied."""
+
+    def __init__(self, trail: AuditTrail) -> None:
+        self._trail = trail
+
+    def sees_coming(self, req: falcon.Request, operation: Operation) -> None:
+        """Whose data is about to go: afterwards nobody could tell."""
+        study_uid = getattr(req.context, "fields", {}).get("study_uid", "")
+        if operation.permission is Permission.DELETE and study_uid:
+            req.context.audited_patient = self._trail.patient_of(study_uid)
+
+    def saw(self, req: falcon.Request, resp: falcon.Response, identity: Identity, operation: Operation) -> None:
+        """Note it; of what was stored, one record for each study."""
+        action = _LOGINS.get(operation.responder)
+        denied = resp.status_code in _DENIALS
+        if action is None and operation.permission in _NOT_OF_PATIENTS and not denied:
+            return
+        context = req.context
+        fields = getattr(context, "fields", {})
+        outcome = DENIED if denied else SUCCESS if resp.status_code < 400 else FAILED
+        studies = getattr(context, "stored_studies", ()) or (fields.get("study_uid", ""),)
+        for study_uid in studies:
+            self._trail.note(
+                AuditRecord(
+                    time=self._trail.now(),
+                    action=action or str(operation.permission),
+                    user=identity.name,
+                    kind=identity.kind,
+                    address=context.client_address,
+                    outcome=outcome,
+                    what=f"{req.env.get('dicomweb.method', req.method)} {req.uri_template or ''}",
+                    study_uid=study_uid[:64],
+                    series_uid=fields.get("series_uid", "")[:64] if outcome == SUCCESS else "",
+                    patient_id=getattr(context, "audited_patient", ""),
+                    object_id=fields.get("name", "") or fields.get("key_id", "") or fields.get("share_id", ""),
+                    status=resp.status_code,
+                    request_id=context.request_id,
+                )
+            )

@@ -1,0 +1,250 @@
+"""The audit trail: what is in it, when, and the forms in which others read it."""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from dicomweb_server.__main__ import main
+from dicomweb_server.app import open_parts
+from dicomweb_server.audit.record import AuditRecord, to_audit_event, to_message
+from dicomweb_server.audit.syslog import SyslogSink
+from dicomweb_server.audit.trail import KIND, AuditTrail
+from dicomweb_server.errors import ConfigError
+from dicomweb_server.settings import load
+from dicomweb_server.storage.base import Storage
+from tests.http.conftest import Archive, Client
+from tests.http.identities import LOGIN_SETTINGS, PASSWORD, Headers, add_user, bearer, log_in
+from tests.samples import instance, url
+
+RECORD = AuditRecord(
+    time="2026-05-01T10:20:30.123Z",
+    action="delete",
+    user="anna",
+    kind="user",
+    address="10.0.0.1",
+    outcome="success",
+    what="DELETE /studies/{study_uid}",
+    study_uid="1.2.3",
+    patient_id="<P&1>",
+    status=204,
+)
+
+
+def records(archive: Client, boss: Headers, **criteria: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = archive.get("/audit", params=criteria, headers=boss).json["records"]
+    return found
+
+
+class TestWhatIsInIt:
+    def test_who_what_whose_and_whether(self, make_archive: Archive) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        boss, rita = bearer(log_in(archive)["token"]), add_user(archive, "rita", "reader")
+        ds = instance(PatientID="4711")
+        archive.authorization = ("Bearer", boss["Authorization"].split()[1])
+        archive.store(ds)
+        archive.authorization = None
+        archive.delete(url(ds), headers=rita, status=403)
+        archive.delete(f"/studies/{ds.StudyInstanceUID}", headers=boss, status=204)
+        archive.post_json("/login", {"username": "rita", "password": "wrong wrong"}, status=401)
+        archive.get("/studies", headers=bearer("rubbish"), status=401)
+        # All of this was there before the answers were.
+        stored, removed = (records(archive, boss, action=action) for action in ("store", "delete"))
+        assert [(one["user"], one["study_uid"], one["patient_id"]) for one in stored] == [
+            ("admin", ds.StudyInstanceUID, "4711")
+        ]
+        assert [(one["user"], one["outcome"], one["patient_id"]) for one in removed] == [
+            ("rita", "denied", ""),
+            ("admin", "success", "4711"),
+        ]
+        denied = records(archive, boss, action="login", outcome="denied")
+        assert [(one["user"], one["status"]) for one in denied] == [("rita", 401)]
+        assert len(records(archive, boss, action="login", outcome="success")) == 3
+        assert [one["action"] for one in records(archive, boss, patient="4711")] == ["store", "delete"]
+        changed = records(archive, boss, action="admin")
+        assert [one["what"] for one in changed] == ["POST /api/users"]
+        text = json.dumps(records(archive, boss))
+        for secret in (PASSWORD, "wrong wrong", "rubbish", boss["Authorization"]):
+            assert secret not in text
+        archive.get("/audit", headers=rita, status=403)
+        archive.get("/audit?colour=red", headers=boss, status=400)
+        archive.get("/audit?limit=0", headers=boss, status=400)
+        bundle = archive.get("/audit?limit=1", headers={**boss, "Accept": "application/fhir+json"})
+        assert bundle.json["entry"][0]["resource"]["resourceType"] == "AuditEvent"
+
+    def test_nothing_without_login(self, archive: Client) -> None:
+        archive.store(instance())
+        archive.get("/audit", status=404)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    storage, blobs = open_parts(load(overrides={"storage.directory": str(tmp_path / "data")}, environ={}))
+    yield storage
+    storage.close()
+    blobs.close()
+
+
+class TestReads:
+    def test_one_record_for_user_study_and_minute(self, storage: Storage) -> None:
+        now = [datetime(2026, 5, 1, 10, 0, 1, tzinfo=UTC)]
+        trail = AuditTrail(storage, clock=lambda: now[0])
+
+        def read(user: str, study: str) -> None:
+            trail.note(
+                AuditRecord(
+                    time=trail.now(),
+                    action="retrieve",
+                    user=user,
+                    kind="user",
+                    address="10.0.0.1",
+                    outcome="success",
+                    what="GET /studies/{study_uid}",
+                    study_uid=study,
+                )
+            )
+
+        for _ in range(50):
+            read("rita", "1.2.3")
+        read("rita", "1.2.4")
+        read("walt", "1.2.3")
+        trail.flush()
+        found, _ = trail.find({"study": "1.2.3"})
+        assert [(record.user, record.count) for _, record in found] == [("rita", 50), ("walt", 1)]
+        for _ in range(10):
+            read("rita", "1.2.3")
+        now[0] += timedelta(minutes=1)
+        read("rita", "1.2.3")
+        trail.close()
+        found, _ = trail.find({"study": "1.2.3", "user": "rita"})
+        assert [record.count for _, record in found] == [60, 1]
+        # The record is the same one: what it said before is kept as its older version.
+        assert len(storage.document_history(kind=KIND, document_id=found[0][0])) == 2
+        assert trail.find({}, since="2026-05-01T10:01")[0][0][1].count == 1
+        assert len(list(trail.all({}, until="2026-05-01"))) == 4
+
+    def test_what_is_denied_again_and_again_is_counted(self, storage: Storage) -> None:
+        trail = AuditTrail(storage)
+        for _ in range(100):
+            trail.note(
+                AuditRecord(
+                    time="2026-05-01T10:00:00.000Z",
+                    action="search",
+                    user="",
+                    kind="anonymous",
+                    address="10.0.0.1",
+                    outcome="denied",
+                    what="GET /studies",
+                    status=401,
+                )
+            )
+        assert len(trail.find({})[0]) == 1
+        trail.close()
+        assert [record.count for _, record in trail.find({})[0]] == [100]
+
+    def test_the_command(self, storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        AuditTrail(storage).note(RECORD)
+        for form, start in (("text", "2026-05-01T10:20:30.123Z success delete"), ("json", "{"), ("xml", "<?xml")):
+            assert main(["audit", "--data", str(tmp_path / "data"), "--user", "anna", "--format", form]) == 0
+            assert capsys.readouterr().out.startswith(start)
+        assert main(["audit", "--data", str(tmp_path / "data"), "--until", "2026-04-30"]) == 0
+        assert capsys.readouterr().out == ""
+
+
+class TestForms:
+    def test_dicom_audit_message(self) -> None:
+        root = ElementTree.fromstring(to_message(RECORD, host="pacs"))  # noqa: S314 - made here
+        event = root.find("EventIdentification")
+        assert event is not None
+        assert event.attrib == {
+            "EventActionCode": "D",
+            "EventDateTime": "2026-05-01T10:20:30.123Z",
+            "EventOutcomeIndicator": "0",
+        }
+        assert event.find("EventID").attrib["csd-code"] == "110105"  # type: ignore[union-attr]
+        people = [one.attrib["UserID"] for one in root.iter("ActiveParticipant")]
+        assert people == ["anna", "dicomweb-server"]
+        assert [one.attrib["ParticipantObjectID"] for one in root.iter("ParticipantObjectIdentification")] == [
+            "1.2.3",
+            "<P&1>",
+        ]
+
+    @pytest.mark.parametrize(
+        ("action", "outcome", "code", "subtype"),
+        [
+            ("login", "success", "110114", "110122"),
+            ("login", "denied", "110114", "110122"),
+            ("search", "success", "110112", None),
+            ("retrieve", "denied", "110113", "110132"),
+            ("share", "success", "110106", None),
+            ("audit", "success", "110101", None),
+        ],
+    )
+    def test_audit_event(self, action: str, outcome: str, code: str, subtype: str | None) -> None:
+        record = AuditRecord(**{**RECORD.as_json(), "action": action, "outcome": outcome})
+        event = to_audit_event(record, event_id="x")
+        assert event["type"]["code"] == code
+        assert event.get("subtype", [{"code": None}])[0]["code"] == subtype
+        assert event["entity"][0]["what"]["identifier"]["value"] == "urn:oid:1.2.3"
+
+
+class TestSyslog:
+    def test_udp(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            server.settimeout(10)
+            sink = SyslogSink(f"udp://127.0.0.1:{server.getsockname()[1]}")
+            sink.send(RECORD)
+            message = server.recv(65536)
+            sink.close()
+        assert message.startswith(b"<85>1 2026-05-01T10:20:30.123Z ")
+        assert b" DICOM+RFC3881 - \xef\xbb\xbf<?xml" in message
+
+    @pytest.mark.parametrize("scheme", ["tcp", "tls"])
+    def test_streams(self, scheme: str, certificate: tuple[Path, Path]) -> None:
+        with syslog_server(certificate if scheme == "tls" else None) as (port, received):
+            sink = SyslogSink(f"{scheme}://127.0.0.1:{port}", ca_file=str(certificate[0]))
+            sink.send(RECORD)
+            sink.send(RECORD)
+            sink.close()
+        data = b"".join(received)
+        length, _, rest = data.partition(b" ")
+        assert rest[: int(length)].endswith(b"</AuditMessage>")
+        assert data.count(b"<85>1 ") == 2
+
+    @pytest.mark.parametrize("url", ["http://x", "udp://", "tcp://x:99999999", "x"])
+    def test_what_is_no_address(self, url: str) -> None:
+        with pytest.raises(ConfigError, match=r"audit\.syslog"):
+            SyslogSink(url)
+
+
+@contextmanager
+def syslog_server(certificate: tuple[Path, Path] | None) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that takes one connection to its end."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            if certificate is not None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*certificate)
+                connection = context.wrap_socket(connection, server_side=True)
+            with connection:
+                connection.settimeout(10)
+                while data := connection.recv(65536):
+                    received.append(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], received
+        thread.join(10)
