@@ -250,6 +250,7 @@ def _resources(
                 if place is not Place.DICOMWEB
                 for prefix in prefixes
             ],
+            logins=() if login.gate is None else ("bearer", "basic") if login.gate.rules.basic else ("bearer",),
         ),
         login=LoginResource(login.gate, guard, viewer=settings.viewer.path),
         users=UsersResource(storage, login.roles, login.gate, registration=settings.auth.registration),

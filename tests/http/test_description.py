@@ -10,6 +10,7 @@ from dicomweb_server.__main__ import main
 from dicomweb_server.http.description.conformance import conformance
 from dicomweb_server.http.routes import DICOMWEB, TABLE, Place
 from tests.http.conftest import Archive, Client
+from tests.http.identities import LOGIN_SETTINGS
 
 WADL = "{http://wadl.dev.java.net/2009/02}"
 
@@ -60,6 +61,15 @@ class TestOpenAPI:
         for path, item in document["paths"].items():
             assert set(re.findall(r"\{(\w+)\}", path)) == {field["name"] for field in item.get("parameters", [])}
         validator.validate(document)
+
+    def test_says_how_to_log_in_where_that_is_needed(self, make_archive: Archive) -> None:
+        document = make_archive(LOGIN_SETTINGS).get("/openapi.json").json
+        assert set(document["components"]["securitySchemes"]) >= {"bearer"}
+        assert {"bearer": []} in document["paths"]["/studies"]["get"]["security"]
+        assert "security" not in document["paths"]["/health"]["get"]
+        open_to_all = make_archive().get("/openapi.json").json
+        assert "securitySchemes" not in open_to_all["components"]
+        assert "security" not in open_to_all["paths"]["/studies"]["get"]
 
     def test_page_shows_every_operation(self, shared_archive: Client) -> None:
         answer = shared_archive.get("/openapi")

@@ -1,7 +1,7 @@
 """The route table as an OpenAPI 3.1 document."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -33,12 +33,18 @@ _ERROR = {
 }
 
 
-def openapi(mounted: Iterable[tuple[str, Iterable[Route]]], *, server_url: str) -> dict[str, Any]:
-    """The document of routes below their prefixes. `server_url` is the root of the server as the client sees it."""
+def openapi(
+    mounted: Iterable[tuple[str, Iterable[Route]]], *, server_url: str, logins: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document of routes below their prefixes. `server_url` is the root of the server as the client sees it;
+    `logins` are the HTTP authentication schemes that are taken, none where nobody has to log in."""
     paths: dict[str, Any] = {}
     for prefix, routes in mounted:
         for entry in routes:
-            paths[_FIELD.sub(r"{\1}", path_of(prefix, entry))] = dict(_path_item(prefix, entry))
+            paths[_FIELD.sub(r"{\1}", path_of(prefix, entry))] = dict(_path_item(prefix, entry, logins))
+    components: dict[str, Any] = {"schemas": {"Error": _ERROR}}
+    if logins:
+        components["securitySchemes"] = {name: {"type": "http", "scheme": name} for name in logins}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,7 +56,7 @@ def openapi(mounted: Iterable[tuple[str, Iterable[Route]]], *, server_url: str) 
         "servers": [{"url": server_url or "/"}],
         "tags": [{"name": str(permission)} for permission in Permission],
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR}},
+        "components": components,
     }
 
 
@@ -64,12 +70,15 @@ def fields_of(template: str) -> list[str]:
     return _FIELD.findall(template)
 
 
-def _path_item(prefix: str, entry: Route) -> Iterator[tuple[str, Any]]:
+def _path_item(prefix: str, entry: Route, logins: Sequence[str]) -> Iterator[tuple[str, Any]]:
     names = fields_of(entry.template)
     if names:
         yield "parameters", [_field(name) for name in names]
     for method, operation in entry.operations.items():
-        yield method.lower(), _operation(method, prefix, entry, operation)
+        described = _operation(method, prefix, entry, operation)
+        if logins and operation.permission is not Permission.PUBLIC:
+            described["security"] = [{name: []} for name in logins]
+        yield method.lower(), described
 
 
 def _field(name: str) -> dict[str, Any]:

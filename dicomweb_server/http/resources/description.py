@@ -20,12 +20,15 @@ class DescriptionResource:
     """The route table for programs and people.
 
     services: the DICOMweb routes, described below the prefix that the client came by. others: all other routes, with
-    the prefixes they are mounted at.
+    the prefixes they are mounted at. logins: as of `openapi`.
     """
 
-    def __init__(self, services: Sequence[Route], *, others: Sequence[tuple[str, Sequence[Route]]]) -> None:
+    def __init__(
+        self, services: Sequence[Route], *, others: Sequence[tuple[str, Sequence[Route]]], logins: Sequence[str]
+    ) -> None:
         self._services = services
         self._others = others
+        self._logins = logins
 
     def on_get_openapi(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The OpenAPI document."""
@@ -52,4 +55,4 @@ class DescriptionResource:
     def _document(self, req: falcon.Request) -> dict[str, Any]:
         address = req.context.address
         prefix = address.dicomweb.removeprefix(address.root)
-        return openapi([(prefix, self._services), *self._others], server_url=address.root)
+        return openapi([(prefix, self._services), *self._others], server_url=address.root, logins=self._logins)
