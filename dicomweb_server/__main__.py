@@ -1,4 +1,4 @@
-"""The commands: serve (also without a name), demo, export, viewer, user, key, doctor, copy, conformance, config."""
+"""The commands: serve (the default), demo, export, viewer, user, key, doctor, copy, fhir, conformance, config."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dicomweb_server import __version__, demo, serving
-from dicomweb_server.commands import audit, conformance, copy, doctor, export, key, user, viewer
+from dicomweb_server.commands import audit, conformance, copy, doctor, export, fhir, key, user, viewer
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
 from dicomweb_server.viewer import installed
@@ -33,6 +33,7 @@ _MORE_ARGUMENTS = {
     "audit": audit.add_arguments,
     "doctor": doctor.add_arguments,
     "copy": copy.add_arguments,
+    "fhir": fhir.add_arguments,
 }
 
 
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
             (),
         ),
         ("copy", copy.run, "copy a whole archive from one backend to another", copy.EXAMPLE, ()),
+        ("fhir", fhir.run, "print studies as FHIR resources, from files or an archive", fhir.EXAMPLE, ("data",)),
         ("conformance", conformance.run, "print the DICOM conformance statement", conformance.EXAMPLE, ()),
         ("config", _config, "print every setting and where it comes from", "config --config site.toml", ()),
     )
