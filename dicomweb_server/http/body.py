@@ -8,6 +8,7 @@ import falcon
 from dicomweb_server.errors import BadRequest, TooLarge, UnsupportedMedia
 
 BLOCK_BYTES = 256 * 1024
+MAX_LENGTH_BYTES = 1 << 44  # no upload is so long: whoever says so is not to be told that the disk is full
 
 
 def reader(req: falcon.Request, *, max_bytes: int) -> Callable[[int], bytes]:
@@ -28,6 +29,8 @@ def reader(req: falcon.Request, *, max_bytes: int) -> Callable[[int], bytes]:
         raise BadRequest("the payload is empty")
     if max_bytes and length > max_bytes:
         raise TooLarge(f"the payload is larger than {max_bytes} bytes (stow.max_request_bytes)")
+    if length > MAX_LENGTH_BYTES:
+        raise TooLarge(f"the Content-Length is above {MAX_LENGTH_BYTES} bytes, which no request may have")
     req.context.received_bytes = length
     return _measured(stream.read, length)
 

@@ -138,3 +138,9 @@ def test_many_values_and_stars(archive: Client) -> None:
     assert archive.search(f"/studies?StudyInstanceUID={uids}") == []
     archive.get("/studies?PatientName=" + "*a" * 500, status=400)
     assert len(archive.search("/studies?PatientName=" + "*" * 3000)) == 1
+
+
+def test_a_length_that_no_upload_has(archive: Client) -> None:
+    """It is no matter of free space, though no disk has so much of it."""
+    headers = {"Content-Type": RELATED, "Content-Length": str(10**15)}
+    assert "Content-Length" in archive.post("/studies", b"--frontier\r\n", headers=headers, status=413).json["reason"]
