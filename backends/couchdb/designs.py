@@ -10,6 +10,14 @@ from typing import Any
 
 Views = Mapping[str, tuple[str, str | None]]
 
+PIECES = ("00100010", "00100020", "00080050", "00081030")
+"""The attributes of studies in which a text is found wherever it stands without looking through all values: those for
+which viewers send `*x*`. Each costs a row for each of its characters."""
+
+PIECE_DIGITS = 16
+"""How many hex digits of a piece stand in its key."""
+
+
 # Headers: the distinct headers of each series, with how many instances have each and which came first. Counts: the
 # instances of a study and of a series.
 _LIVE: Views = {
@@ -126,6 +134,8 @@ _VALUES: Views = {
         None,
     ),
 }
+# The values to look through, in the order of their entities; and of some attributes each piece: what stands from a
+# character on, so that a text inside a value is found as the beginning of a piece.
 _SCANS: Views = {
     "scans": (
         """function (doc) {
@@ -133,7 +143,18 @@ _SCANS: Views = {
             doc.scans.forEach(function (tag) {
                 if (doc.terms[tag]) emit([doc.level, tag, doc.place, doc.sort], doc.terms[tag]);
             });
-        }""",
+            if (doc.level === "study") PIECES.forEach(function (tag) {
+                var seen = {};
+                (doc.terms[tag] || []).forEach(function (value) {
+                    for (var start = 0; start < value.length; start += 2) {
+                        var first = value.charAt(start), piece = value.substr(start, PIECE_DIGITS);
+                        if ((first >= "8" && first <= "b") || seen[piece]) continue;
+                        seen[piece] = true;
+                        emit([doc.level, tag + "p", piece, doc.place, doc.sort], null);
+                    }
+                });
+            });
+        }""".replace("PIECES", json.dumps(PIECES)).replace("PIECE_DIGITS", str(PIECE_DIGITS)),
         None,
     ),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from backends.couchdb import entities, keys
 from backends.couchdb.database import Database, Json
+from backends.couchdb.designs import PIECE_DIGITS, PIECES
 from backends.couchdb.entities import SCANS, STUDY_DATE, STUDY_TIME, TERMS, words_tag
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import (
@@ -32,7 +33,8 @@ from dicomweb_server.dicom.names import sound
 from dicomweb_server.storage.query import Order, Query
 
 NEWEST = (Order(STUDY_DATE, "DA", True), Order(STUDY_TIME, "TM", True))
-SCAN_PAGE = 20_000
+FIRST_SCAN, SCAN_PAGE = 500, 20_000
+MOST_PIECES = 1000
 MOST_DOCUMENTS = 1000
 MOST_VALUES = 1000
 _STRONG = frozenset(("00100020", "00080050", "0020000D", "0020000E", "00200010", "00100010"))
@@ -107,7 +109,17 @@ class Sources:
             return Source(pages=lambda _: iter([self.collect(ranges)]), placed=True, exact=lone and _is_exact(term))
         in_order = query.order == default_order(level)
         exact = lone and not any(isinstance(pattern, Range) for pattern in term.any_of)
-        return Source(pages=lambda _: self._scan(level, term), ordered=in_order, placed=True, exact=exact)
+        pieces = _pieces(term) if level is Level.STUDY else None
+        if pieces is not None:
+            whole = all(_is_piece(pattern) for pattern in term.any_of)
+            return Source(
+                pages=lambda _: self._by_pieces(level, term, pieces),
+                ordered=in_order,
+                placed=True,
+                exact=lone and whole,
+            )
+        size = FIRST_SCAN if in_order else SCAN_PAGE
+        return Source(pages=lambda _: self._scan(level, term, size), ordered=in_order, placed=True, exact=exact)
 
     def collect(self, ranges: Sequence[Json]) -> list[Candidate]:
         """All rows of some ranges of terms, each document once."""
@@ -124,18 +136,37 @@ class Sources:
                 found[row["id"]] = Candidate(row["id"], row["key"][3], row["key"][4])
         return list(found.values())
 
-    def _scan(self, level: Level, term: Term) -> Iterator[list[Candidate]]:
-        tag = term.path[0]
+    def _by_pieces(self, level: Level, term: Term, pieces: Sequence[str]) -> Iterator[list[Candidate]]:
+        """What has one of some pieces. A piece that very many have is not collected: then their values are looked
+        through in order, and the first of them are found soon."""
+        tag = f"{term.path[0]}p"
+        wanted: list[Json] = [{**_piece_range(level, tag, piece), "limit": MOST_PIECES + 1} for piece in pieces]
+        first = {**_scan_range(level, term), "limit": FIRST_SCAN + 1}
+        *found, rows = self._archive.ranges("scans/scans", [*wanted, first])
+        if any(len(those) > MOST_PIECES for those in found):
+            yield from self._scan(level, term, FIRST_SCAN, rows)
+            return
+        there = {row["id"]: Candidate(row["id"], row["key"][3], row["key"][4]) for those in found for row in those}
+        yield sorted(there.values(), key=_standing)
+
+    def _scan(
+        self, level: Level, term: Term, size: int, rows: Sequence[Json] | None = None
+    ) -> Iterator[list[Candidate]]:
+        """What matches of all values, the first so many (which may be there already) and then more in each page."""
         fits = _test(term.any_of)
-        pages = self._archive.pages(
-            "scans/scans", size=SCAN_PAGE, startkey=[level.value, tag], endkey=[level.value, tag, keys.END]
-        )
-        for rows in pages:
+        options = _scan_range(level, term)
+        while True:
+            if rows is None:
+                rows = self._archive.view("scans/scans", limit=size + 1, **options)
             yield [
                 Candidate(row["id"], row["key"][2], row["key"][3])
-                for row in rows
+                for row in rows[:size]
                 if fits([keys.decode(value) for value in row["value"]])
             ]
+            if len(rows) <= size:
+                return
+            options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
+            size, rows = min(size * 8, SCAN_PAGE), None
 
     def _documents(self, view: str, size: int, place: int, **options: Any) -> Iterator[list[Candidate]]:
         """Rows with their documents, a little more in each page than in the one before."""
@@ -175,9 +206,14 @@ class Sources:
     def walk(self, level: Level, name: str, size: int, *prefix: str, skip: int = 0) -> Iterator[list[Candidate]]:
         """All entities of a level in one of its orders."""
         start = [level.value, name, *prefix]
-        return self._documents(
-            "orders/orders", size, 2, reduce=False, startkey=start, endkey=[*start, keys.END], skip=skip
-        )
+        options: Json = {"reduce": False, "startkey": start, "endkey": [*start, keys.END]}
+        if skip:  # with documents, CouchDB would also read those of the rows that it skips
+            rows = self._archive.view("orders/orders", limit=size, skip=skip, **options)
+            yield [Candidate(row["id"], *_placed(row["key"], 2)) for row in rows]
+            if len(rows) < size:
+                return
+            options |= {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"], "skip": 1}
+        yield from self._documents("orders/orders", size, 2, **options)
 
     def _walk(self, query: Query) -> Source:
         level = query.level
@@ -320,6 +356,36 @@ def _exactly(tag: str, value: keys.Key) -> tuple[str, Any, list[Any]]:
 
 def _beginning(tag: str, prefix: str) -> tuple[str, Any, list[Any]]:
     return tag, keys.encode(prefix), [f"{keys.encode(prefix)}{keys.AFTER_HEX}"]
+
+
+def _scan_range(level: Level, term: Term) -> Json:
+    start = [level.value, term.path[0]]
+    return {"startkey": start, "endkey": [*start, keys.END]}
+
+
+def _pieces(term: Term) -> list[str] | None:
+    """The longest text of each pattern of the term; None where pieces do not help."""
+    if term.path[0] not in PIECES:
+        return None
+    found = [_longest(pattern) if isinstance(pattern, Wildcard) else "" for pattern in term.any_of]
+    return found if all(found) else None
+
+
+def _longest(pattern: Wildcard) -> str:
+    return max(pattern.pattern.replace("?", "*").split("*"), key=len)
+
+
+def _is_piece(pattern: Pattern) -> bool:
+    """Whether what has the piece matches, and nothing else."""
+    if not isinstance(pattern, Wildcard):
+        return False
+    text = _longest(pattern)
+    return pattern.pattern == f"*{text}*" and len(str(keys.encode(text))) <= PIECE_DIGITS
+
+
+def _piece_range(level: Level, tag: str, text: str) -> Json:
+    start = str(keys.encode(text))[:PIECE_DIGITS]
+    return {"startkey": [level.value, tag, start], "endkey": [level.value, tag, f"{start}{keys.AFTER_HEX}"]}
 
 
 def _test(patterns: Sequence[Pattern]) -> Callable[[list[keys.Key]], bool]:
