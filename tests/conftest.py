@@ -1,6 +1,7 @@
 """Fixtures for all tests: sample files, a live server."""
 
 import os
+import socket
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
@@ -10,6 +11,7 @@ import pytest
 
 from tests.certificates import make_certificate
 from tests.live import LiveServer, serving
+from tests.services import keycloak
 
 
 def pytest_report_header() -> str:
@@ -46,3 +48,25 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Certificate and key of this machine."""
     return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def keycloak_url() -> Iterator[str]:
+    """A Keycloak that is ready: that of KEYCLOAK_URL, or one started from KEYCLOAK_HOME."""
+    if url := os.environ.get("KEYCLOAK_URL"):
+        keycloak.wait_until_ready(url)
+        yield url
+        return
+    if not os.environ.get("KEYCLOAK_HOME"):
+        how = "set KEYCLOAK_URL, or KEYCLOAK_HOME to an unpacked Keycloak, to run this"
+        if os.environ.get("REQUIRE_KEYCLOAK"):
+            pytest.fail(how)
+        pytest.skip(how)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    process = keycloak.start(keycloak.install(), port)
+    try:
+        keycloak.wait_until_ready(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        keycloak.stop(process)

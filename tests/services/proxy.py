@@ -29,7 +29,7 @@ class BadProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listening.close()
+        _close(self._listening)
         for connection in self._open:
             _close(connection)
 
