@@ -252,7 +252,7 @@ class _OldConnection(socketserver.BaseRequestHandler):
 
 
 NEWEST = (Order("00080020", "DA", True), Order("00080030", "TM", True))
-STUDIES = 3000
+STUDIES = 20_000
 
 
 @pytest.fixture(scope="module")

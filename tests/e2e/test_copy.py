@@ -29,7 +29,7 @@ from dicomweb_server.storage.records import ArchiveEntry, OnDuplicate, Scope
 from dicomweb_server.testing.moving_suite import comparable
 from tests.live import ROOT
 from tests.samples import instance, part10, sample_files
-from tests.services import couchdb, mongodb
+from tests.services import couchdb, mongodb, s3
 
 REPLACE = IngestLimits(on_duplicate=OnDuplicate.REPLACE)
 SAMPLES = 60
@@ -350,3 +350,16 @@ def test_around_the_circle_of_all_backends(
     for one, other in pairwise((source, mongodb_file, couchdb_file, target)):
         assert copied(one, other, "--read-back") == 0
         assert everything(other) == original
+
+
+def test_by_way_of_s3(source: Path, original: object, target: Path, tmp_path: Path) -> None:
+    """The files into a bucket and out of it; the index may be any."""
+    try:
+        with s3.running(tmp_path / "server") as server:
+            table = "".join(f"{key} = {orjson.dumps(value).decode()}\n" for key, value in server.settings.items())
+            bucket = settings_file(tmp_path / "bucket", f'[blobs]\nstore = "s3"\n[blobs.s3]\n{table}')
+            for one, other in pairwise((source, bucket, target)):
+                assert copied(one, other, "--read-back") == 0
+                assert everything(other) == original
+    except s3.Unavailable as exc:
+        _missing("s3", exc)
