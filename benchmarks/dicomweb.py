@@ -3,6 +3,7 @@
     python benchmarks/dicomweb.py run URL [--instances 200 --clients 4 --batch 25 --rounds 3 --pid PID --json out.json]
     python benchmarks/dicomweb.py orthanc
     python benchmarks/dicomweb.py both [--ours-command 'dicomweb-server serve --port {port} --data {data}']
+    python benchmarks/dicomweb.py backends --mongodb mongodb://127.0.0.1 --couchdb http://admin:password@127.0.0.1:5984
     python benchmarks/dicomweb.py compare ours.json orthanc.json
     python benchmarks/dicomweb.py large [URL --pid PID]
 
@@ -138,6 +139,23 @@ def _both(options: argparse.Namespace) -> None:
     _save(options.json, reports)
 
 
+def _backends(options: argparse.Namespace) -> None:
+    """Ours on SQLite and on each database that is named, one after the other; a column for each."""
+    places = {"sqlite": "", "mongodb": options.mongodb, "couchdb": options.couchdb}
+    reports = []
+    for backend, url in places.items():
+        if backend == "sqlite" or url:
+            with servers.ours_on(backend, url, options.folder) as server:
+                reports.append(_measured(server.url, backend, server.version, _load(options, server.pid)))
+    rows = [["", *(report["label"] for report in reports)]]
+    for wanted in MEASURES:
+        figures = [_figure(report["medians"].get(wanted.key)) for report in reports]
+        rows.append([f"{wanted.title} ({wanted.unit})", *figures])
+    print(_load_text(reports[0]))
+    _table(rows)
+    _save(options.json, reports)
+
+
 def _compare(options: argparse.Namespace) -> None:
     _print_comparison(*(json.loads(path.read_text()) for path in (options.first, options.second)))
 
@@ -180,6 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("orthanc", parents=[load, place], help="start and measure Orthanc").set_defaults(call=_orthanc)
     both = commands.add_parser("both", parents=[load, place, command], help="Orthanc, then ours, and the ratios")
     both.set_defaults(call=_both)
+    backends = commands.add_parser("backends", parents=[load, place], help="ours on SQLite, MongoDB and CouchDB")
+    backends.add_argument("--mongodb", help="the URL of a MongoDB; a new database is left there")
+    backends.add_argument("--couchdb", help="the URL of a CouchDB; new databases are left there")
+    backends.set_defaults(call=_backends)
     compare = commands.add_parser("compare", help="print the ratios of two files of figures")
     compare.add_argument("first", type=Path)
     compare.add_argument("second", type=Path)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,19 @@ def ours(command: str, folder: Path | None = None) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="dicomweb-", dir=folder) as data:
         words = shlex.split(command.replace("{port}", str(port)).replace("{data}", shlex.quote(data)))
         with running(words, Path.cwd(), f"http://127.0.0.1:{port}", "dicomweb-server") as server:
+            yield server
+
+
+@contextlib.contextmanager
+def ours_on(backend: str, url: str, folder: Path | None = None) -> Iterator[Server]:
+    """Our server on a new database of that server; SQLite needs no URL."""
+    text = f'[storage]\nbackend = "{backend}"\n'
+    if url:
+        text += f'[storage.{backend}]\nurl = "{url}"\ndatabase = "benchmark-{uuid.uuid4().hex[:12]}"\n'
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+        config.write(text)
+        config.flush()
+        with ours(f"{OUR_COMMAND} --config {config.name}", folder) as server:
             yield server
 
 
