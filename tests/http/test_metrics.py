@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 import requests
@@ -67,12 +68,25 @@ def test_body_of_unknown_length_is_counted_when_it_is_sent(archive: Client) -> N
     assert found[f'dicomweb_sent_bytes_total{{route="{STUDY_ROUTE}"}}'] == len(answer.body)
 
 
-def test_codec_tasks(archive: Client) -> None:
-    ds = instance()
-    archive.store(ds)
-    archive.get(f"{url(ds)}/rendered", status="*")
+def test_codec_tasks(archive: Client, sample_folder: Path) -> None:
+    whole = (sample_folder / "JPEG2000.dcm").read_bytes()
+    other = (sample_folder / "MR_small_jp2klossless.dcm").read_bytes()
+    begin = other.index(b"\xff\x4f\xff\x51")  # of the JPEG 2000 codestream
+    broken = other[:begin] + bytes(200) + other[begin + 200 :]
+    for file in (whole, broken):
+        archive.post("/studies", file, headers={"Content-Type": "application/dicom"})
+    for hit in archive.search("/instances"):
+        path = hit["00081190"]["Value"][0].removeprefix("http://localhost")
+        archive.get(f"{path}/rendered", headers={"Accept": "image/png"}, status="*")
     found = figures(archive.get("/metrics").text)
     assert found["dicomweb_codec_tasks"] == 0
+    outcomes = {
+        name.partition('outcome="')[2].partition('"')[0]: value
+        for name, value in found.items()
+        if name.startswith("dicomweb_codec_task_seconds_count")
+    }
+    assert outcomes["ok"] >= 1
+    assert set(outcomes) - {"ok"}, "a broken frame"
 
 
 def test_state_of_the_parts_and_the_disk(archive: Client) -> None:
