@@ -320,6 +320,9 @@ def plot(report: dict[str, Any], path: Path) -> None:
     for place in axes[-1]:
         place.set_xlabel("thousand instances")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    if path.suffix == ".svg":  # matplotlib leaves blanks at the ends of lines
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
