@@ -5,9 +5,10 @@
     python benchmarks/dicomweb.py both [--ours-command 'dicomweb-server serve --port {port} --data {data}']
     python benchmarks/dicomweb.py backends --mongodb mongodb://127.0.0.1 --couchdb http://admin:password@127.0.0.1:5984
     python benchmarks/dicomweb.py compare ours.json orthanc.json
+    python benchmarks/dicomweb.py pictures [URL] [--instances 200 --clients 4 --rounds 3]
     python benchmarks/dicomweb.py large [URL --pid PID]
 
-What is stored is new in each round and is left in the archive that `run` and `large` are pointed at.
+What is stored is new in each round and is left in the archive that `run`, `pictures` and `large` are pointed at.
 """
 
 import argparse
@@ -18,12 +19,14 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
-from benchmarks import servers
+from benchmarks import pictures, servers
 from benchmarks.measures import MEASURES, Load, Measure, measure, measure_large, medians
 from benchmarks.studies import large_instance
 
@@ -41,8 +44,12 @@ def _report(label: str, version: str, load: Load, figures: dict[str, list[float]
     }
 
 
+def _note(label: str, text: str) -> None:
+    print(f"{label}: {text}", file=sys.stderr)
+
+
 def _measured(url: str, label: str, version: str, load: Load) -> dict[str, Any]:
-    figures = measure(url, load, note=lambda text: print(f"{label}: {text}", file=sys.stderr))
+    figures = measure(url, load, note=partial(_note, label))
     return _report(label, version, load, figures)
 
 
@@ -69,9 +76,14 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
             )
 
 
+def _measures(report: dict[str, Any]) -> list[Measure]:
+    """Those that the report has, in their order."""
+    return [wanted for wanted in (*MEASURES, *pictures.MEASURES) if wanted.key in report["medians"]]
+
+
 def _print_one(report: dict[str, Any]) -> None:
     rows = [["", report["label"], "rounds"]]
-    for wanted in MEASURES:
+    for wanted in _measures(report):
         rounds = report["rounds"].get(wanted.key, [])
         value = _figure(report["medians"].get(wanted.key))
         rows.append([f"{wanted.title} ({wanted.unit})", value, " ".join(map(_figure, rounds))])
@@ -95,7 +107,7 @@ def _times_better(wanted: Measure, ours: float | None, other: float | None) -> f
 
 def _print_comparison(first: dict[str, Any], second: dict[str, Any]) -> None:
     rows = [["", first["label"], second["label"], "times better", "goal"]]
-    for wanted in MEASURES:
+    for wanted in _measures(first):
         one, two = (report["medians"].get(wanted.key) for report in (first, second))
         better = _times_better(wanted, one, two)
         goal = f"{wanted.goal:g}" if wanted.goal else ""
@@ -127,12 +139,16 @@ def _orthanc(options: argparse.Namespace) -> None:
     _save(options.json, report)
 
 
-def _both(options: argparse.Namespace) -> None:
-    reports: list[dict[str, Any]] = []
-    for label, starting in (
+def _both_servers(options: argparse.Namespace) -> tuple[tuple[str, AbstractContextManager[servers.Server]], ...]:
+    return (
         ("orthanc", servers.orthanc(options.folder)),
         ("ours", servers.ours(options.ours_command, options.folder)),
-    ):
+    )
+
+
+def _both(options: argparse.Namespace) -> None:
+    reports: list[dict[str, Any]] = []
+    for label, starting in _both_servers(options):
         with starting as server:
             reports.insert(0, _measured(server.url, label, server.version, _load(options, server.pid)))
     _print_comparison(*reports)
@@ -153,6 +169,20 @@ def _backends(options: argparse.Namespace) -> None:
         rows.append([f"{wanted.title} ({wanted.unit})", *figures])
     print(_load_text(reports[0]))
     _table(rows)
+    _save(options.json, reports)
+
+
+def _pictures(options: argparse.Namespace) -> None:
+    reports: list[dict[str, Any]] = []
+    for label, starting in _both_servers(options) if not options.url else ((options.url, None),):
+        with starting or contextlib.nullcontext(servers.Server(options.url, 0, options.url)) as server:
+            load = _load(options, server.pid or None)
+            figures = pictures.measure_pictures(server.url, load, note=partial(_note, label))
+            reports.insert(0, _report(label, server.version, load, figures))
+    if len(reports) > 1:
+        _print_comparison(*reports)
+    else:
+        _print_one(reports[0])
     _save(options.json, reports)
 
 
@@ -202,6 +232,11 @@ def _parser() -> argparse.ArgumentParser:
     backends.add_argument("--mongodb", help="the URL of a MongoDB; a new database is left there")
     backends.add_argument("--couchdb", help="the URL of a CouchDB; new databases are left there")
     backends.set_defaults(call=_backends)
+    shown = commands.add_parser(
+        "pictures", parents=[load, place, command], help="rendered images, thumbnails and decoded frames"
+    )
+    shown.add_argument("url", nargs="?", help="a running server; without it Orthanc, then ours, and the ratios")
+    shown.set_defaults(call=_pictures)
     compare = commands.add_parser("compare", help="print the ratios of two files of figures")
     compare.add_argument("first", type=Path)
     compare.add_argument("second", type=Path)

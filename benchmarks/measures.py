@@ -65,7 +65,7 @@ def measure(url: str, load: Load, *, note: Callable[[str], None]) -> dict[str, l
     for number in range(load.rounds):
         note(f"round {number + 1} of {load.rounds}")
         stored = maker.round(load.instances)
-        for key, value in {**_store(url, stored, load), **_read(url, stored, load)}.items():
+        for key, value in {**store_all(url, stored.instances, load), **_read(url, stored, load)}.items():
             figures.setdefault(key, []).append(value)
     return figures
 
@@ -75,12 +75,13 @@ def medians(figures: dict[str, list[float]]) -> dict[str, float]:
     return {key: statistics.median(values) for key, values in figures.items()}
 
 
-def _expect(holds: bool, message: str) -> None:
+def expect(holds: bool, message: str) -> None:
+    """Raises UnexpectedAnswer unless it holds."""
     if not holds:
         raise UnexpectedAnswer(message)
 
 
-def _together(clients: int, work: Callable[[int], None]) -> float:
+def together(clients: int, work: Callable[[int], None]) -> float:
     """Runs `work(number)` in so many threads that begin at once; the seconds until the last one ended."""
     failures: list[BaseException] = []
     gate = threading.Barrier(clients + 1)
@@ -113,8 +114,9 @@ def _store_headers() -> dict[str, str]:
     return {"Accept": JSON, "Content-Type": f'multipart/related; type="application/dicom"; boundary={_BOUNDARY}'}
 
 
-def _store(url: str, stored: Round, load: Load) -> dict[str, float]:
-    batches = [stored.instances[start : start + load.batch] for start in range(0, len(stored.instances), load.batch)]
+def store_all(url: str, instances: Sequence[Instance], load: Load) -> dict[str, float]:
+    """Stores them in batches, by all clients at once; how fast that was, by key."""
+    batches = [instances[start : start + load.batch] for start in range(0, len(instances), load.batch)]
     bodies = [_envelope(batch) for batch in batches]
     answers: list[bytes] = [b""] * len(bodies)
 
@@ -124,18 +126,18 @@ def _store(url: str, stored: Round, load: Load) -> dict[str, float]:
                 length = {"Content-Length": str(len(bodies[place]))}
                 head = connection.prepared("POST", "/studies", {**_store_headers(), **length})
                 answer = connection.send(head, bodies[place])
-                _expect(answer.status == 200, f"store: status {answer.status}")
+                expect(answer.status == 200, f"store: status {answer.status}")
                 answers[place] = bytes(answer.body)
 
     cpu_before = cpu_seconds(load.pid) if load.pid else 0.0
-    seconds = _together(load.clients, client)
-    figures = {"store_per_second": len(stored.instances) / seconds}
+    seconds = together(load.clients, client)
+    figures = {"store_per_second": len(instances) / seconds}
     if load.pid:
         spent = cpu_seconds(load.pid) - cpu_before
-        figures["cpu_seconds_per_200_stored"] = spent * 200 / len(stored.instances)
+        figures["cpu_seconds_per_200_stored"] = spent * 200 / len(instances)
     for batch, body in zip(batches, answers, strict=True):
         kept = {item["00081155"]["Value"][0] for item in json.loads(body)["00081199"]["Value"]}
-        _expect(kept == {instance.instance_uid for instance in batch}, "store: not every instance is acknowledged")
+        expect(kept == {instance.instance_uid for instance in batch}, "store: not every instance is acknowledged")
     return figures
 
 
@@ -166,8 +168,8 @@ def _times(connection: Connection, path: str, *, hits: int, repeats: int) -> lis
         began = time.perf_counter()
         answer = connection.get(path, JSON)
         found.append((time.perf_counter() - began) * 1000)
-        _expect(answer.status == 200, f"{path}: status {answer.status}")
-        _expect(len(json.loads(bytes(answer.body))) == hits, f"{path}: not {hits} hits")
+        expect(answer.status == 200, f"{path}: status {answer.status}")
+        expect(len(json.loads(bytes(answer.body))) == hits, f"{path}: not {hits} hits")
     return found
 
 
@@ -179,11 +181,11 @@ def _retrieve_series(url: str, path: str, series: Sequence[Instance]) -> dict[st
     """
     with Connection(url) as connection:
         answer = connection.get(path, FILES)
-        _expect(answer.status == 200, f"{path}: status {answer.status}")
-        parts = _parts(answer.body, answer.headers.get("content-type", ""))
-        _expect(len(parts) == len(series), f"{path}: {len(parts)} parts instead of {len(series)}")
+        expect(answer.status == 200, f"{path}: status {answer.status}")
+        found = parts(answer.body, answer.headers.get("content-type", ""))
+        expect(len(found) == len(series), f"{path}: {len(found)} parts instead of {len(series)}")
         wanted = {hashlib.sha256(instance.blob).digest() for instance in series}
-        _expect({hashlib.sha256(part).digest() for part in parts} == wanted, f"{path}: the files are not those stored")
+        expect({hashlib.sha256(part).digest() for part in found} == wanted, f"{path}: the files are not those stored")
         least = sum(len(instance.blob) for instance in series)
         lean = [_megabytes_per_second(lambda: len(connection.get(path, FILES).body), least) for _ in range(5)]
     plain = [_megabytes_per_second(lambda: _plain_get(url, path), least) for _ in range(3)]
@@ -197,7 +199,7 @@ def _megabytes_per_second(read: Callable[[], int], least: int) -> float:
     began = time.perf_counter()
     size = read()
     seconds = time.perf_counter() - began
-    _expect(size > least, f"series: {size} bytes are less than its files")
+    expect(size > least, f"series: {size} bytes are less than its files")
     return size / seconds / 1e6
 
 
@@ -208,9 +210,10 @@ def _plain_get(url: str, path: str) -> int:
         return len(connection.getresponse().read())
 
 
-def _parts(body: memoryview, content_type: str) -> list[bytes]:
+def parts(body: memoryview, content_type: str) -> list[bytes]:
+    """The payloads of a multipart answer."""
     boundary = content_type.partition("boundary=")[2].partition(";")[0].strip().strip('"')
-    _expect(bool(boundary), "the answer is not multipart")
+    expect(bool(boundary), "the answer is not multipart")
     pieces = bytes(body).split(f"--{boundary}".encode())
     return [piece.partition(b"\r\n\r\n")[2][:-2] for piece in pieces[1:-1]]
 
@@ -228,13 +231,13 @@ def _frames(url: str, series: Sequence[Instance], load: Load) -> float:
             turn = number * len(paths) // load.clients
             for place, request in enumerate((requests[turn:] + requests[:turn]) * 2):
                 answer = connection.send(request)
-                _expect(answer.status == 200, f"frame: status {answer.status}")
-                _expect(FRAME_BYTES < len(answer.body) < FRAME_BYTES + 2000, f"frame: {len(answer.body)} bytes")
+                expect(answer.status == 200, f"frame: status {answer.status}")
+                expect(FRAME_BYTES < len(answer.body) < FRAME_BYTES + 2000, f"frame: {len(answer.body)} bytes")
                 if place == 0:
-                    parts = _parts(answer.body, answer.headers.get("content-type", ""))
-                    _expect(parts == [series[turn].blob[-FRAME_BYTES:]], "the frame is not the one stored")
+                    found = parts(answer.body, answer.headers.get("content-type", ""))
+                    expect(found == [series[turn].blob[-FRAME_BYTES:]], "the frame is not the one stored")
 
-    return len(paths) * 2 * load.clients / _together(load.clients, client)
+    return len(paths) * 2 * load.clients / together(load.clients, client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +258,10 @@ def measure_large(url: str, large: LargeInstance, *, pid: int | None) -> LargeFi
     stored = time.perf_counter()
     got = _download(url, large)
     done = time.perf_counter()
-    _expect(got == sent, "the instance came back different")
+    expect(got == sent, "the instance came back different")
     grown = None
     if pid:
-        _expect(before.keys() <= set(process_tree(pid)), "a process of the server ended on the way")
+        expect(before.keys() <= set(process_tree(pid)), "a process of the server ended on the way")
         grown = {member: peak - before.get(member, 0) for member, peak in peak_memory(pid).items()}
     return LargeFigures(large.size, stored - began, done - stored, grown)
 
@@ -285,8 +288,8 @@ def _upload(url: str, large: LargeInstance) -> bytes:
         connection.request("POST", root + "/studies", body(), headers, encode_chunked=True)
         answer = connection.getresponse()
         text = answer.read()
-        _expect(answer.status == 200, f"store: status {answer.status} {text[:500]!r}")
-        _expect(large.instance_uid.encode() in text, "store: the instance is not acknowledged")
+        expect(answer.status == 200, f"store: status {answer.status} {text[:500]!r}")
+        expect(large.instance_uid.encode() in text, "store: the instance is not acknowledged")
     return digest.digest()
 
 
@@ -298,7 +301,7 @@ def _download(url: str, large: LargeInstance) -> bytes:
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"Accept": FILES})
         answer = connection.getresponse()
-        _expect(answer.status == 200, f"retrieve: status {answer.status}")
+        expect(answer.status == 200, f"retrieve: status {answer.status}")
         while answer.readline().strip():
             pass
         left = large.size
@@ -306,6 +309,6 @@ def _download(url: str, large: LargeInstance) -> bytes:
         while left and (size := answer.readinto(block[: min(left, len(block))])):
             digest.update(block[:size])
             left -= size
-        _expect(left == 0, f"retrieve: {left} bytes are missing")
-        _expect(b"--" in answer.read(), "retrieve: no closing boundary")
+        expect(left == 0, f"retrieve: {left} bytes are missing")
+        expect(b"--" in answer.read(), "retrieve: no closing boundary")
     return digest.digest()
