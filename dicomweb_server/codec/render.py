@@ -186,6 +186,9 @@ def _thinned(decoded: Decoded, step: int) -> Decoded:
 def _scaled(image: Image.Image, geometry: Geometry) -> Image.Image:
     if not geometry.scaled:
         return image
+    times = image.width // geometry.width
+    if times > 1 and image.size == (times * geometry.width, times * geometry.height):
+        return image.reduce(times)  # the same averages, in a fifth of the time
     shrinks = geometry.width < image.width
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
     return image.resize((geometry.width, geometry.height), how, reducing_gap=2.0 if shrinks else None)

@@ -425,6 +425,16 @@ class TestThumbnails:
         full = np.asarray(render_frame({}, decoded, options=RenderOptions(rows=256, columns=256)))
         assert np.abs(small.astype(int) - full).mean() < 3
 
+    @pytest.mark.parametrize("side", [32, 64, 100, 128])
+    def test_shrinking_averages_what_a_pixel_covers(self, side: int) -> None:
+        values = np.random.default_rng(side).integers(0, 256, (256, 256), dtype="u1")
+        small = render_frame(
+            {}, grey(values, bits=8), options=RenderOptions(rows=side, columns=side, window=Window(128, 256))
+        )
+        expected = Image.fromarray(values).resize((side, side), Image.Resampling.BOX)
+        difference = np.asarray(small, "i2") - np.asarray(expected, "i2")
+        assert np.abs(difference).max() <= 1
+
     def test_a_small_image_is_not_enlarged(self) -> None:
         assert Image.open(io.BytesIO(thumbnail({}, grey([[0, 1], [2, 3]])))).size == (2, 2)
 
