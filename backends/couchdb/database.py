@@ -153,8 +153,8 @@ class Server:
                 return
             except StorageUnavailable as exc:
                 if time.monotonic() + delay > deadline:
-                    raise
-                logger.warning("waiting for CouchDB: %s", exc.message)
+                    raise StorageUnavailable(f"There is no usable CouchDB at {self.url}: {exc.message}") from exc
+                logger.warning("Waiting for CouchDB at %s, which does not answer yet: %s", self.url, exc.message)
             time.sleep(delay)
             delay = min(delay * 2, 5.0)
 

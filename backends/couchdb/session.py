@@ -17,7 +17,7 @@ import couchdb.http  # type: ignore[import-untyped]
 import couchdb.json  # type: ignore[import-untyped]
 import orjson
 import urllib3
-from urllib3.exceptions import HTTPError, TimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 
 from dicomweb_server.errors import ConfigError, StorageError, StorageFull, StorageUnavailable
 
@@ -143,6 +143,8 @@ def driver_errors() -> Iterator[None]:
     """Turns the errors of the package and of urllib3 into ours. No message holds an address."""
     try:
         yield
+    except NewConnectionError as exc:  # for urllib3 it is one of the timeouts
+        raise StorageUnavailable("CouchDB cannot be reached.") from exc
     except TimeoutError as exc:
         raise StorageUnavailable("CouchDB did not answer in time.") from exc
     except HTTPError as exc:

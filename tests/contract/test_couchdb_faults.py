@@ -102,7 +102,9 @@ class TestStart:
         server = couchdb.OwnServer(tmp_path)
         url = f"http://admin:geheim@127.0.0.1:{server.port}"
         storage = CouchStorage.from_settings(settings={"url": url, "wait_seconds": 0})
-        with pytest.raises(StorageUnavailable) as error:
+        with pytest.raises(
+            StorageUnavailable, match=f"no usable CouchDB at .*:{server.port}: .* cannot be reached"
+        ) as error:
             storage.open()
         assert "geheim" not in f"{error.value} {error.value.__cause__}"
 
@@ -111,7 +113,7 @@ class TestStart:
         storage = CouchStorage.from_settings(settings={"url": server.url, "wait_seconds": 60})
         opening = threading.Thread(target=storage.open)
         opening.start()
-        until(lambda: "waiting for CouchDB" in caplog.text)
+        until(lambda: f"Waiting for CouchDB at http://127.0.0.1:{server.port}" in caplog.text)
         try:
             server.start()
             opening.join(timeout=60)
