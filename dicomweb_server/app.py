@@ -22,6 +22,7 @@ from dicomweb_server.http.auditing import AuditWitness
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
 from dicomweb_server.http.front import FrontDoor, HeadAsGet
 from dicomweb_server.http.guard import Guard
+from dicomweb_server.http.pace import Pace
 from dicomweb_server.http.resources.accounts import KeysResource, SharesResource, UsersResource
 from dicomweb_server.http.resources.audit import AuditResource
 from dicomweb_server.http.resources.bulkdata import BulkDataResource
@@ -129,12 +130,13 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
     waiting = min(settings.changes.max_waiting, settings.server.threads // 2)
     feed = ChangeFeed(storage, sees=scoped.sees, max_waiting=waiting)
     origins = frozenset(settings.http.allowed_origins)
-    front = FrontDoor(rules=rules, allowed_origins=origins, metrics=metrics)
+    front = FrontDoor(rules=rules, allowed_origins=origins, metrics=metrics, hsts_seconds=settings.http.hsts_seconds)
     guard = Guard(
         login.gate,
         trusted_proxies=rules.trusted_proxies,
         listed_origins=origins,
         witness=AuditWitness(login.trail) if login.trail else None,
+        pace=Pace(settings.http.max_requests_per_minute) if settings.http.max_requests_per_minute else None,
     )
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App(
         middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front, guard]

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -67,6 +68,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     """
     plugins.storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
     plugins.blob_store_class(settings.blob_store).from_settings(settings=settings.blobs_section)
+    _check_certificate(settings)
     listener = listen(settings)
     url = root_url(settings, port=listener.getsockname()[1])
 
@@ -88,6 +90,19 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         if os.getpid() == starter and exc.code:
             raise SystemExit(1) from None
         raise
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Raise ConfigError for a certificate that cannot be used: gunicorn would say so to each client only."""
+    if not settings.server.tls_certificate:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.server.tls_certificate, settings.server.tls_key
+        )
+    except (OSError, ssl.SSLError) as exc:
+        reason = exc.strerror if isinstance(exc, FileNotFoundError | PermissionError) else "they do not fit together"
+        raise ConfigError(f"server.tls_certificate and server.tls_key cannot be used: {reason}") from exc
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -135,7 +150,8 @@ def root_url(settings: Settings, *, port: int) -> str:
     host = {"0.0.0.0": "localhost", "::": "localhost", "127.0.0.1": "localhost"}.get(  # noqa: S104 - only compared
         settings.server.host, settings.server.host
     )
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.server.tls_certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
@@ -164,6 +180,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         # The same refusals whatever else is installed.
         "http_parser": "python",
         "worker_exit": _close_parts,
+        "certfile": settings.server.tls_certificate or None,
+        "keyfile": settings.server.tls_key or None,
         "child_exit": _forget_figures,
     }
 

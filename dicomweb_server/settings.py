@@ -110,7 +110,7 @@ def _is_origin(value: str) -> bool:
 class ServerSettings:
     """The listening process. `workers` 0 means one per processor, at most four. `timeout_seconds` is how long a client
     may be silent in the middle of a request or an answer, `drain_seconds` how long a stopping server waits for running
-    requests.
+    requests. `tls_certificate` and `tls_key` are PEM files; with both the server speaks HTTPS.
     """
 
     host: str = "127.0.0.1"
@@ -121,6 +121,8 @@ class ServerSettings:
     keepalive_seconds: int = _number(75, 1)
     drain_seconds: int = _number(30, 1)
     allow_public_without_login: bool = False
+    tls_certificate: str = ""
+    tls_key: str = ""
 
     @property
     def worker_count(self) -> int:
@@ -159,6 +161,8 @@ class HttpSettings:
     allowed_origins: tuple[str, ...] = _list((), _is_origin, 'origins like "https://viewer.example", or "*"')
     empty_search_status: int = _choice(200, 200, 204)
     bulkdata_uri: str = _choice("absolute", "absolute", "path")
+    max_requests_per_minute: int = _number(0, 0)
+    hsts_seconds: int = _number(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -661,6 +665,8 @@ def _check_together(settings: Settings) -> None:
         where = settings.sources.get("fhir.base", DEFAULT_SOURCE)
         raise ConfigError(f"{where}: fhir.base is {settings.fhir.base}, where other resources are; choose another")
     refuse_public_without_login(settings, settings.server.host, public=settings.server.is_public)
+    if bool(settings.server.tls_certificate) != bool(settings.server.tls_key):
+        raise ConfigError("server.tls_certificate and server.tls_key go together: set both, or none")
 
 
 def refuse_public_without_login(settings: Settings, host: str, *, public: bool) -> None:

@@ -107,7 +107,7 @@ def _ready_url(process: subprocess.Popen[bytes], output: Path, log: Path) -> str
     """The address that the server prints once it serves."""
     deadline = time.monotonic() + READY_SECONDS
     while (
-        found := re.search(r"^DICOMweb\s+(http://[^/\s]+)", output.read_text(encoding="utf-8"), re.MULTILINE)
+        found := re.search(r"^DICOMweb\s+(https?://[^/\s]+)", output.read_text(encoding="utf-8"), re.MULTILINE)
     ) is None:
         _check_deadline(process, deadline, log)
     wait_until_ready(process, found[1], log)

@@ -32,8 +32,11 @@ _EXPOSED = (
 class FrontDoor:
     """Falcon middleware around every route, and around what is no route."""
 
-    def __init__(self, *, rules: AddressRules, allowed_origins: frozenset[str], metrics: Metrics) -> None:
+    def __init__(
+        self, *, rules: AddressRules, allowed_origins: frozenset[str], metrics: Metrics, hsts_seconds: int = 0
+    ) -> None:
         self._rules = rules
+        self._hsts_seconds = hsts_seconds
         self._allowed_origins = allowed_origins
         self._metrics = metrics
         self._homes = {path for prefix in rules.prefixes for path in (prefix or "/", prefix + "/")}
@@ -81,6 +84,10 @@ class FrontDoor:
         context = req.context
         resp.set_header("X-Request-Id", context.request_id)
         resp.set_header("X-Content-Type-Options", "nosniff")
+        if resp.get_header("Referrer-Policy") is None:
+            resp.set_header("Referrer-Policy", "same-origin")  # a URL here names a study
+        if self._hsts_seconds and context.address.root.startswith("https:"):
+            resp.set_header("Strict-Transport-Security", f"max-age={self._hsts_seconds}")
         resp.set_header("Cross-Origin-Resource-Policy", "cross-origin" if self._allowed_origins else "same-origin")
         resp.append_header("Vary", "Origin")
         origin = req.env.get("HTTP_ORIGIN")

@@ -12,6 +12,7 @@ from dicomweb_server.auth.gate import NOBODY_ASKED, Credentials, Gate
 from dicomweb_server.auth.rights import Identity
 from dicomweb_server.errors import Forbidden, Unauthenticated
 from dicomweb_server.http.address import client_address
+from dicomweb_server.http.pace import Pace
 from dicomweb_server.http.params import accepted
 from dicomweb_server.http.table import MountedRoute, Operation
 from dicomweb_server.permissions import Permission
@@ -52,7 +53,9 @@ class Guard:
         trusted_proxies: tuple[str, ...],
         listed_origins: frozenset[str] = frozenset(),
         witness: Witness | None = None,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace
         self.gate = gate
         self._trusted_proxies = trusted_proxies
         self._listed_origins = listed_origins - {"*"}
@@ -64,6 +67,8 @@ class Guard:
         req.context.identity = _NOBODY
         req.context.operation = None
         req.context.client_address = self.address(req)
+        if self._pace is not None and not req.path.startswith("/health"):
+            self._pace.check(req.context.client_address)
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, fields: Mapping[str, str]
@@ -91,7 +96,9 @@ class Guard:
             self._witness.sees_coming(req, operation)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _ok: bool) -> None:
-        """Tell the witness."""
+        """Tell the witness, and caches: what one may see is not what another may."""
+        if self.gate is not None:
+            resp.append_header("Vary", "Authorization, Cookie")
         operation = getattr(req.context, "operation", None)
         if self._witness is not None and operation is not None:
             self._witness.saw(req, resp, req.context.identity, operation)

@@ -42,6 +42,7 @@ Terms = tuple[Term, ...]
 
 _NO_STUDY = "there is no such study"
 _PATIENT_ID, _INSTANCE_UID = "00100020", "00080018"
+_FHIR, _FHIR_KEY = "fhir-", "fhir-key"
 REMEMBER_SECONDS = 2.0
 MAX_REMEMBERED = 10_000
 PATIENTS_AT_ONCE = 200
@@ -285,6 +286,9 @@ class ScopedStorage(Storage):
 
     # Documents
 
+    def _hidden(self, kind: str) -> bool:
+        return bool(_terms.get()) and kind.startswith(_FHIR) and kind != _FHIR_KEY
+
     def put_document(
         self,
         *,
@@ -300,7 +304,9 @@ class ScopedStorage(Storage):
         )
 
     def get_document(self, *, kind: str, document_id: str, version: int | None = None) -> Document:
-        """As the other storage."""
+        """As the other storage; resources of FHIR that stand for themselves belong to no study, and so do not exist."""
+        if self._hidden(kind):
+            raise NotFound("there is no such document")
         return self._storage.get_document(kind=kind, document_id=document_id, version=version)
 
     def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
@@ -313,6 +319,8 @@ class ScopedStorage(Storage):
 
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
         """As the other storage."""
+        if self._hidden(kind):
+            return ()
         return self._storage.document_history(kind=kind, document_id=document_id)
 
     def find_documents(
@@ -324,6 +332,8 @@ class ScopedStorage(Storage):
         cursor: str | None = None,
     ) -> DocumentPage:
         """As the other storage."""
+        if self._hidden(kind):
+            return DocumentPage(documents=(), cursor=None)
         return self._storage.find_documents(kind=kind, terms=terms, limit=limit, cursor=cursor)
 
     def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:

@@ -72,6 +72,24 @@ class TestRules:
         archive.get(f"{url(north)}/metadata", headers=rita)
         archive.get(url(north), headers=rita)
 
+    def test_fhir_and_the_change_feed(self, two: Two) -> None:
+        archive, rita, north, south = two
+        boss = bearer(log_in(archive)["token"])
+        for kind in ("ImagingStudy", "Patient"):
+            path = f"/api/fhir/{kind}"
+            whole = archive.get(path, headers=boss).json
+            ids = {entry["resource"]["id"] for entry in whole["entry"]}
+            seen = archive.get(path, headers=rita).json
+            assert (whole["total"], seen["total"]) == (2, 1), kind
+            (only,) = (entry["resource"]["id"] for entry in seen["entry"])
+            archive.get(f"{path}/{only}", headers=rita)
+            (other,) = ids - {only}
+            archive.get(f"{path}/{other}", headers=boss)
+            archive.get(f"{path}/{other}", headers=rita, status=404)
+        changes = archive.get("/changes", headers=rita).json
+        assert south.StudyInstanceUID not in str(changes)
+        assert north.StudyInstanceUID in str(changes)
+
     def test_each_request_has_its_own_eyes(self, two: Two) -> None:
         archive, rita, _, _ = two
         boss = bearer(log_in(archive)["token"])

@@ -146,3 +146,29 @@ class TestAnonymous:
         )
         page = archive.get("/api/users", headers={"Sec-Fetch-Mode": "cors"}, status=401)
         assert page.headers["WWW-Authenticate"] == 'Bearer realm="dicomweb-server"'
+
+
+class TestFront:
+    def test_an_address_that_asks_too_often_waits(self, make_archive: Archive) -> None:
+        archive = make_archive({"http.max_requests_per_minute": 3})
+        for _ in range(3):
+            archive.get("/studies")
+        refused = archive.get("/studies", status=429)
+        assert int(refused.headers["Retry-After"]) >= 1
+        archive.get("/health/live")
+        proxied = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6, 10.1.1.1"}
+        archive.get("/studies", extra_environ=proxied)
+        # Who is not trusted cannot choose its address.
+        archive.get("/studies", extra_environ={"REMOTE_ADDR": "10.9.9.9"})
+
+    def test_headers(self, make_archive: Archive) -> None:
+        archive = make_archive({**LOGIN_SETTINGS, "http.hsts_seconds": 100})
+        answer = archive.get("/studies", status=401)
+        assert "Strict-Transport-Security" not in answer.headers
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        vary = answer.headers["Vary"]
+        assert "Authorization" in vary
+        assert "Cookie" in vary
+        proxied = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "https"}
+        secure = archive.get("/studies", extra_environ=proxied, status=401)
+        assert secure.headers["Strict-Transport-Security"] == "max-age=100"
