@@ -18,7 +18,7 @@ from dicomweb_server.dicom.json_model import Attributes
 from dicomweb_server.errors import BadRequest
 
 Parameters = Mapping[str, str]
-"""Query parameters by name in lower case; empty ones are left out."""
+"""Query parameters by name in lower case. An empty one is not the same as none: no option has an empty value."""
 
 _Parsers = Mapping[str, tuple[str, Callable[[str], Any]]]
 
@@ -35,6 +35,8 @@ _URI: _Parsers = {
     "imagequality": ("quality", parse_quality),
     "iccprofile": ("iccprofile", str.lower),
 }
+URI_NAMES = frozenset({*_URI, "annotation", "windowcenter", "windowwidth", "framenumber"})
+"""What says in a WADO-URI request how a picture looks."""
 
 
 @dataclass(frozen=True, slots=True)

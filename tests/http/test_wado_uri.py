@@ -170,6 +170,7 @@ class TestPictures:
             {"frameNumber": "x"}, {"frameNumber": "0"}, {"frameNumber": "1,1"}, {"imageQuality": "0"}, {"rows": "-1"},
             {"columns": "100000"}, {"region": "0,0,2,2"}, {"region": "1"}, {"windowCenter": "1"}, {"windowWidth": "1"},
             {"windowCenter": "a", "windowWidth": "1"}, {"iccprofile": "cmyk"}, {"annotation": "name"},
+            {"rows": ""}, {"region": ""}, {"frameNumber": ""}, {"windowCenter": "", "windowWidth": ""},
         ],
     )  # fmt: skip
     def test_values_that_nothing_has(self, archive: Client, parameters: dict[str, str]) -> None:

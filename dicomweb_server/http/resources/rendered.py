@@ -120,11 +120,10 @@ def send_rendered(
 
 
 def picture_parameters(req: falcon.Request) -> dict[str, str]:
-    """The query by names in lower case; empty values are left out, of a repeated name the first counts."""
+    """The query by names in lower case; of a repeated name the first counts."""
     found: dict[str, str] = {}
     for name, value in query_parameters(req):
-        if value.strip():
-            found.setdefault(name.lower(), value.strip())
+        found.setdefault(name.lower(), value.strip())
     return found
 
 

@@ -14,7 +14,7 @@ from dicomweb_server.http.params import frame_numbers
 from dicomweb_server.http.resources.frames import FramesResource, check_frames, converted_offers, frame_offers
 from dicomweb_server.http.resources.rendered import picture_parameters, send_rendered
 from dicomweb_server.services.images import Images
-from dicomweb_server.services.picture_options import uri_options
+from dicomweb_server.services.picture_options import URI_NAMES, uri_options
 from dicomweb_server.services.pictures import Kind, Pictures
 from dicomweb_server.services.retrieve import Instance, Payload, Retrieve
 from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, insists
@@ -59,7 +59,9 @@ class WadoUriResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The DICOM file, a rendered form of it, or with `frame` (an extension) frames as they are stored."""
-        parameters = picture_parameters(req)
+        # Older viewers send names that they have no value for; how a picture is to look has to be said.
+        found = picture_parameters(req)
+        parameters = {name: value for name, value in found.items() if value or name in URI_NAMES}
         _check(parameters)
         stored = self._images.find(
             instance_uid=parameters["objectuid"],
