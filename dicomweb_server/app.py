@@ -45,37 +45,28 @@ from dicomweb_server.http.resources.wado_uri import WadoUriResource
 from dicomweb_server.http.routes import TABLE, Place, Resources
 from dicomweb_server.http.table import mount
 from dicomweb_server.metrics import Metrics
-from dicomweb_server.plugins import blob_store_class, storage_class
+from dicomweb_server.opening import ingest_of, open_parts
 from dicomweb_server.services.changes import ChangeFeed
 from dicomweb_server.services.frame_cache import ResultCache
 from dicomweb_server.services.hooks import COUNTED, Hook, Hooks
 from dicomweb_server.services.images import Images
-from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.pictures import Pictures
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Retrieve
 from dicomweb_server.services.scoped import ScopedStorage
 from dicomweb_server.services.search import Search
-from dicomweb_server.services.space import Space
 from dicomweb_server.services.transcode import Transcode
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.records import ChangeKind, OnDuplicate
 from dicomweb_server.viewer import installed
 
+__all__ = ["Application", "WsgiApp", "create_app", "open_parts"]
+
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 # Stored bytes of one UID never change where other bytes are refused; a viewer need not ask twice.
 IMMUTABLE = "private, max-age=31536000, immutable"
-
-
-def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
-    """The storage and the blob store that the settings name, opened. Called in each worker, after the fork."""
-    storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
-    blobs = blob_store_class(settings.blob_store).from_settings(settings=settings.blobs_section)
-    blobs.open()
-    storage.open()
-    return storage, blobs
 
 
 class Application:
@@ -195,19 +186,7 @@ def _resources(
     results = ResultCache(settings.cache_directory, max_bytes=settings.codec.cache_bytes)
     transcode = Transcode(retrieve, images, pool, results)
     pictures = Pictures(retrieve, images, pool, results, storage=storage, blobs=blobs)
-    on_duplicate = OnDuplicate(settings.stow.on_duplicate)
-    cache = IMMUTABLE if on_duplicate is OnDuplicate.REJECT else REVALIDATE
-    limits = IngestLimits(
-        on_duplicate=on_duplicate,
-        max_instance_bytes=settings.stow.max_instance_bytes,
-        wipe_preamble=settings.stow.wipe_preamble,
-    )
-    space = Space(
-        free=blobs.free_bytes,
-        used=storage.stored_bytes,
-        floor_bytes=settings.disk.floor_bytes,
-        quota_bytes=settings.disk.quota_bytes,
-    )
+    cache = IMMUTABLE if settings.stow.on_duplicate == OnDuplicate.REJECT else REVALIDATE
     viewer = ViewerResource(
         installed.find(settings.viewer_directory) if settings.viewer.enabled else None,
         options=ViewerOptions(
@@ -223,7 +202,7 @@ def _resources(
             Search(storage, max_results=settings.search.max_results), empty_status=settings.http.empty_search_status
         ),
         stow=StowResource(
-            Ingest(storage, blobs, limits=limits, space=space),
+            ingest_of(settings, storage, blobs),
             blobs,
             max_request_bytes=settings.stow.max_request_bytes,
             max_parts=settings.stow.max_parts,

@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from dicomweb_server import serving
-from dicomweb_server.app import open_parts
 from dicomweb_server.errors import ConfigError
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.settings import Settings
 

@@ -33,6 +33,10 @@ class BadDicom(BadRequest):
     """The bytes are no DICOM object that can be kept; `message` is the reason."""
 
 
+class NotDicom(BadDicom):
+    """Nothing in the bytes says that they were meant to be DICOM."""
+
+
 class NotFound(CallerError):
     """The resource named by the request does not exist."""
 

@@ -87,7 +87,7 @@ def _is_zone(value: str) -> bool:
         return False
 
 
-def _processors() -> int:
+def processors() -> int:
     """The processors this process may use, which a container or taskset can restrict."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -127,7 +127,7 @@ class ServerSettings:
     @property
     def worker_count(self) -> int:
         """How many worker processes to start."""
-        return self.workers or min(MAX_WORKERS_BY_DEFAULT, _processors())
+        return self.workers or min(MAX_WORKERS_BY_DEFAULT, processors())
 
     @property
     def is_public(self) -> bool:

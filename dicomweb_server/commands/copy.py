@@ -2,19 +2,14 @@
 
 import argparse
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from dicomweb_server.commands.progress import MEGABYTE, ProgressLine
 from dicomweb_server.plugins import blob_store_class, storage_class
 from dicomweb_server.services.copy import Archive, Copy, Progress, Tally
 from dicomweb_server.settings import IN_DATABASE, SEPARATOR, VARIABLE_PREFIX, Settings, load
-
-MEGABYTE = 1_000_000
-TELL_EVERY_SECONDS = 0.2
-TELL_LOG_EVERY_SECONDS = 5.0
 
 EXAMPLE = "copy --from config/default.toml --to config/mongodb.toml"
 NOTES = """\
@@ -40,10 +35,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(_settings: Settings, options: argparse.Namespace) -> int:
     """Copy; gives the exit status. Raises DicomwebError."""
     source, target = settings_of(options.source, os.environ), settings_of(options.target, os.environ)
-    with _opened(source) as one, _opened(target) as other:
-        progress = _Progress()
-        tally, copied = Copy(one, other, told=progress.tell, read_back=options.read_back).run()
-        progress.end()
+    with _opened(source) as one, _opened(target) as other, ProgressLine() as line:
+        copying = Copy(one, other, told=lambda progress: _tell(line, progress), read_back=options.read_back)
+        tally, copied = copying.run()
     print(f"{'Copied' if copied else 'Copied before:'} {_summary(tally)}")
     print("Counts and checksums are equal." if copied else "Nothing was left to do.")
     return 0
@@ -81,31 +75,12 @@ def _summary(tally: Tally) -> str:
     return f"{', '.join(counts[:-1])} and {counts[-1]}, files of {tally.size_bytes / MEGABYTE:.1f} MB."
 
 
-class _Progress:
-    """On standard error: one line that changes on a terminal, a line now and then elsewhere."""
+def _tell(line: ProgressLine, progress: Progress) -> None:
+    line.tell(lambda: _words(progress))
 
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._told = 0.0
-        self._open = False
 
-    def tell(self, progress: Progress) -> None:
-        """Show it, if the last time is long enough ago."""
-        now = time.monotonic()
-        if now - self._told < (TELL_EVERY_SECONDS if self._terminal else TELL_LOG_EVERY_SECONDS):
-            return
-        self._told = now
-        word = "Verified" if progress.verifying else "Copied"
-        percent = 100 * progress.instances // progress.total if progress.total else 100
-        text = f"{word:<9} {progress.instances} of {progress.total} instances ({percent} %)"
-        text += f", {progress.size_bytes / MEGABYTE:.1f} MB"
-        if self._terminal:
-            self._open = True
-            print(f"\r{text} ", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._open:
-            print(file=sys.stderr)
+def _words(progress: Progress) -> str:
+    word = "Verified" if progress.verifying else "Copied"
+    percent = 100 * progress.instances // progress.total if progress.total else 100
+    text = f"{word:<9} {progress.instances} of {progress.total} instances ({percent} %)"
+    return f"{text}, {progress.size_bytes / MEGABYTE:.1f} MB"

@@ -16,7 +16,7 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._told = 0.0
+        self._told = 0.0 if self._terminal else time.monotonic()
         self._width = 0
 
     def __enter__(self) -> Self:

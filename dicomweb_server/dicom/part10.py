@@ -27,7 +27,7 @@ from dicomweb_server.dicom.uids import (
     is_uid,
     is_video,
 )
-from dicomweb_server.errors import BadDicom
+from dicomweb_server.errors import BadDicom, NotDicom
 
 INFLATED_LIMIT_BYTES: Final = 4 << 30
 """How large a deflated data set may become."""
@@ -76,7 +76,8 @@ class _Meta:
 def read_header(file: BinaryIO, size: int | None = None, *, inflated_limit_bytes: int = INFLATED_LIMIT_BYTES) -> Header:
     """Read the header of a file that can seek. Neither pixel data nor any bulk value is loaded.
 
-    size: the size of the file, where it is known. Raises BadDicom with the reason.
+    size: the size of the file, where it is known. Raises BadDicom with the reason; NotDicom when the file does not even
+    say that it is DICOM.
     """
     window = Window(read_at(file), size_of(file) if size is None else size)
     notes = Notes()
@@ -91,7 +92,7 @@ def read_header(file: BinaryIO, size: int | None = None, *, inflated_limit_bytes
     except BadDicom as exc:
         if meta.marked:
             raise
-        raise BadDicom(f"not a DICOM file: {exc.message}") from exc
+        raise NotDicom(f"not a DICOM file: {exc.message}") from exc
 
 
 def inflate(file: BinaryIO, *, limit_bytes: int = INFLATED_LIMIT_BYTES) -> BinaryIO:
@@ -143,7 +144,7 @@ def _read_meta(window: Window) -> _Meta:
     """Group 2, which is explicit VR little endian (PS3.10 7.1)."""
     start = window.bytes_at(0, min(window.size, 132))
     if not start:
-        raise BadDicom("the file is empty")
+        raise NotDicom("the file is empty")
     if start[128:132] == b"DICM":
         position, marked = 132, True
     elif start[:4] == b"DICM":

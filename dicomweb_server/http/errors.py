@@ -17,6 +17,7 @@ STATUS: dict[type[errors.DicomwebError], int] = {
     errors.BadRequest: 400,
     errors.TooCostly: 400,
     errors.BadDicom: 400,
+    errors.NotDicom: 400,
     errors.NotFound: 404,
     errors.Gone: 410,
     errors.NotAcceptable: 406,

@@ -14,6 +14,7 @@ from dicomweb_server.dicom.element_writer import Bulk
 from dicomweb_server.dicom.part10 import Header, read_header
 from dicomweb_server.errors import (
     BadDicom,
+    NotDicom,
     NotFound,
     StorageError,
     StorageFull,
@@ -48,7 +49,8 @@ PREAMBLE_BYTES = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A stored instance. `warning` is a warning reason or None, `notes` say why in words."""
+    """A stored instance. `warning` is a warning reason or None, `notes` say why in words; `name` is what the caller
+    called it."""
 
     study_uid: str
     series_uid: str
@@ -57,17 +59,21 @@ class Accepted:
     outcome: Stored
     warning: int | None = None
     notes: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A part that was not stored. The UIDs are None when the part had no usable ones."""
+    """A part that was not stored. The UIDs are None when the part had no usable ones; `no_instance`: it is no damaged
+    instance, but something else."""
 
     reason: int
     message: str
     sop_class_uid: str | None = None
     instance_uid: str | None = None
     duplicate: bool = False
+    no_instance: bool = False
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -100,6 +106,7 @@ class _Pending:
     sha256: str
     size_bytes: int
     layout: bytes
+    name: str
 
 
 class Ingest:
@@ -140,13 +147,15 @@ class IngestRequest:
         self._space = space
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
+        self._name = ""
         self.report = Report()
 
-    def add(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """Take one Part 10 file. A file that cannot be kept is a `Refused` in the report.
+    def add(self, chunks: Iterable[bytes | memoryview], *, name: str = "") -> None:
+        """Take one Part 10 file. A file that cannot be kept is a `Refused` in the report, which has its name.
 
         Raises what `chunks` raises (a broken envelope) and StorageUnavailable, StorageFull: then nothing of it is kept.
         """
+        self._name = name
         pieces = iter(_without_preamble(chunks) if self._limits.wipe_preamble else chunks)
         head, ended = _beginning(pieces)
         header = None
@@ -154,7 +163,7 @@ class IngestRequest:
             try:
                 header = read_header(io.BytesIO(head), len(head))
             except BadDicom as exc:
-                self._refuse(CANNOT_UNDERSTAND, exc.message)
+                self._refuse(CANNOT_UNDERSTAND, exc.message, no_instance=isinstance(exc, NotDicom))
                 return
         if self._refused_for_space(head, header):
             return
@@ -166,6 +175,7 @@ class IngestRequest:
 
     def compose(self, attributes: Mapping[str, Any], bulk: Bulk) -> None:
         """Take one instance that comes as DICOM JSON with its bulk data apart (PS3.18 10.5); as `add`."""
+        self._name = ""
         if self._refused_for_space(b"", None):
             return
         with self._staging() as staged:
@@ -178,8 +188,9 @@ class IngestRequest:
             self._examine(staged, digest.hexdigest(), staged.file.tell())
         self._commit_when_full()
 
-    def refuse(self, message: str) -> None:
+    def refuse(self, message: str, *, name: str = "") -> None:
         """Report a part that could not even be read as one."""
+        self._name = name
         self._refuse(CANNOT_UNDERSTAND, message)
 
     def finish(self) -> Report:
@@ -203,7 +214,7 @@ class IngestRequest:
                 yield staged
         except BadDicom as exc:
             staged.discard()
-            self._refuse(CANNOT_UNDERSTAND, exc.message)
+            self._refuse(CANNOT_UNDERSTAND, exc.message, no_instance=isinstance(exc, NotDicom))
         except StorageFull as exc:
             staged.discard()
             if not self.report.accepted:
@@ -260,17 +271,28 @@ class IngestRequest:
             header = read_header(staged.file, size_bytes)
         if header.sop_class_uid == DICOMDIR_CLASS:
             staged.discard()
-            self._refuse(SOP_CLASS_NOT_SUPPORTED, "a DICOMDIR is not stored; send the files that it lists", header)
+            message = "a DICOMDIR is not stored; send the files that it lists"
+            self._refuse(SOP_CLASS_NOT_SUPPORTED, message, header, no_instance=True)
         elif self._study_uid is not None and header.study_uid != self._study_uid:
             staged.discard()
             message = "the Study Instance UID of the instance is not the one in the URL"
             self._refuse(DATA_SET_MISMATCH, message, header)
         else:
             metadata = pack_metadata(header.attributes)
-            self._pending.append(_Pending(staged, header, metadata, sha256, size_bytes, header.layout.pack()))
+            layout = header.layout.pack()
+            self._pending.append(_Pending(staged, header, metadata, sha256, size_bytes, layout, self._name))
             self._pending_bytes += size_bytes
 
-    def _refuse(self, reason: int, message: str, header: Header | None = None, *, duplicate: bool = False) -> None:
+    def _refuse(
+        self,
+        reason: int,
+        message: str,
+        header: Header | None = None,
+        *,
+        duplicate: bool = False,
+        no_instance: bool = False,
+        name: str | None = None,
+    ) -> None:
         self.report.refused.append(
             Refused(
                 reason=reason,
@@ -278,6 +300,8 @@ class IngestRequest:
                 sop_class_uid=header.sop_class_uid if header else None,
                 instance_uid=header.instance_uid if header else None,
                 duplicate=duplicate,
+                no_instance=no_instance,
+                name=self._name if name is None else name,
             )
         )
 
@@ -293,10 +317,10 @@ class IngestRequest:
             # Earlier batches are stored: their acknowledgement must reach the client.
             reason = OUT_OF_RESOURCES if isinstance(exc, StorageFull | StorageUnavailable) else PROCESSING_FAILURE
             for item in self._pending:
-                self._refuse(reason, exc.message, item.header)
+                self._refuse(reason, exc.message, item.header, name=item.name)
         else:
             for item, record, outcome in zip(self._pending, records, outcomes, strict=True):
-                self._decide(item.header, record, outcome)
+                self._decide(item, record, outcome)
             if self._space is not None:
                 self._space.took(self._pending_bytes)
             unused = (o.stored in (Stored.SAME, Stored.REFUSED) for o in outcomes)
@@ -348,12 +372,12 @@ class IngestRequest:
                 self._blobs.delete(keys=[key for key in keys if key not in known])
             raise
 
-    def _decide(self, header: Header, record: InstanceRecord, outcome: StoreOutcome) -> None:
+    def _decide(self, item: _Pending, record: InstanceRecord, outcome: StoreOutcome) -> None:
         if outcome.stored is Stored.REFUSED:
             message = "another instance with this SOP Instance UID is stored, with other content; it was kept"
-            self._refuse(DUPLICATE_INSTANCE, message, header, duplicate=True)
+            self._refuse(DUPLICATE_INSTANCE, message, item.header, duplicate=True, name=item.name)
             return
-        notes = list(header.warnings)
+        notes = list(item.header.warnings)
         if outcome.conflicts:
             notes.append(
                 "attributes differ from those of the study or series as stored: " + ", ".join(outcome.conflicts)
@@ -367,6 +391,7 @@ class IngestRequest:
                 outcome=outcome.stored,
                 warning=WARNING_COERCED if outcome.conflicts else WARNING_MISMATCH if notes else None,
                 notes=tuple(notes),
+                name=item.name,
             )
         )
 

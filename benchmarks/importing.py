@@ -1,0 +1,64 @@
+"""Measures `dicomweb-server import` beside STOW, in one run, each into an archive of its own.
+
+    python benchmarks/importing.py [--instances 600 --rounds 3 --jobs 2 --clients 4 --batch 25]
+
+The files of a round lie in a folder before; each round stores new ones by STOW, then others by import.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
+
+from benchmarks import servers
+from benchmarks.measures import Load, store_all
+from benchmarks.studies import Instance, StudyMaker
+
+
+def _import_per_second(folder: Path, instances: list[Instance], jobs: int) -> float:
+    """With the start of the command and its processes."""
+    files, data = folder / "files", folder / "data"
+    for place, instance in enumerate(instances):
+        path = files / f"{place // 100:04d}" / f"{place % 100:04d}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(instance.blob)
+    command = [sys.executable, "-m", "dicomweb_server", "import", str(files), "--data", str(data), "--jobs", str(jobs)]
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    if not done.stdout.startswith(f"{len(instances)} stored"):
+        raise RuntimeError(f"import did not store all:\n{done.stdout}")
+    return len(instances) / seconds
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of the import")
+    parser.add_argument("--clients", type=int, default=4, help="of STOW, at once")
+    parser.add_argument("--batch", type=int, default=25, help="instances in one STOW request")
+    options = parser.parse_args()
+    maker = StudyMaker()
+    load = Load(clients=options.clients, batch=options.batch)
+    figures: dict[str, list[float]] = {"STOW": [], "import": []}
+    for _ in range(options.rounds):
+        with servers.ours(servers.OUR_COMMAND) as server:
+            stored = store_all(server.url, maker.round(options.instances).instances, load)
+            figures["STOW"].append(stored["store_per_second"])
+        with tempfile.TemporaryDirectory(prefix="import-") as folder:
+            instances = maker.round(options.instances).instances
+            figures["import"].append(_import_per_second(Path(folder), instances, options.jobs))
+    for name, values in figures.items():
+        print(f"{name:<7} {statistics.median(values):8.0f} instances/s   ({', '.join(f'{v:.0f}' for v in values)})")
+    ratio = statistics.median(b / a for a, b in zip(figures["STOW"], figures["import"], strict=True))
+    print(f"ratio   {ratio:8.1f}")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,34 @@
+"""What the settings name, opened: the storage, the blob store, and the way in. Light to import: the processes of
+commands begin with it."""
+
+from dicomweb_server.plugins import blob_store_class, storage_class
+from dicomweb_server.services.ingest import Ingest, IngestLimits
+from dicomweb_server.services.space import Space
+from dicomweb_server.settings import Settings
+from dicomweb_server.storage.base import BlobStore, Storage
+from dicomweb_server.storage.records import OnDuplicate
+
+
+def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
+    """The storage and the blob store that the settings name, opened. Called in each worker, after the fork."""
+    storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
+    blobs = blob_store_class(settings.blob_store).from_settings(settings=settings.blobs_section)
+    blobs.open()
+    storage.open()
+    return storage, blobs
+
+
+def ingest_of(settings: Settings, storage: Storage, blobs: BlobStore) -> Ingest:
+    """The one way in of instances, with the limits of the settings."""
+    limits = IngestLimits(
+        on_duplicate=OnDuplicate(settings.stow.on_duplicate),
+        max_instance_bytes=settings.stow.max_instance_bytes,
+        wipe_preamble=settings.stow.wipe_preamble,
+    )
+    space = Space(
+        free=blobs.free_bytes,
+        used=storage.stored_bytes,
+        floor_bytes=settings.disk.floor_bytes,
+        quota_bytes=settings.disk.quota_bytes,
+    )
+    return Ingest(storage, blobs, limits=limits, space=space)

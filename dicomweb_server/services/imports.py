@@ -1,0 +1,149 @@
+"""Taking files from disks into the archive: batches of sources through the same `Ingest` as STOW."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dicomweb_server.errors import StorageError, StorageFull
+from dicomweb_server.services.ingest import OUT_OF_RESOURCES, PROCESSING_FAILURE, Ingest, Report
+from dicomweb_server.services.sources import Opener, Source, SourceError
+from dicomweb_server.storage.records import Stored
+
+BATCH_SOURCES = 100
+BATCH_BYTES = 64 << 20
+
+
+class Fate(StrEnum):
+    """What became of a file. SKIPPED: it is no instance, and nothing is wrong with that."""
+
+    STORED = "stored"
+    SAME = "same"
+    REPLACED = "replaced"
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+
+
+_FATES = {Stored.CREATED: Fate.STORED, Stored.SAME: Fate.SAME, Stored.REPLACED: Fate.REPLACED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOutcome:
+    """What became of one file. `reason` is empty for what is stored, unless there is something to tell."""
+
+    name: str
+    fate: Fate
+    reason: str = ""
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOutcome:
+    """What became of a batch of sources; `done` are those of which all files are stored or no instances."""
+
+    sources: int
+    size_bytes: int
+    files: Sequence[FileOutcome]
+    done: Sequence[Source]
+
+
+@dataclass(slots=True)
+class Summary:
+    """Counts over an import, and the refusals by reason."""
+
+    sources: int = 0
+    size_bytes: int = 0
+    fates: Counter[Fate] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, batch: BatchOutcome) -> None:
+        """Count a batch."""
+        self.sources += batch.sources
+        self.size_bytes += batch.size_bytes
+        for file in batch.files:
+            self.add_file(file)
+
+    def add_file(self, file: FileOutcome) -> None:
+        """Count what belongs to no batch."""
+        self.fates[file.fate] += 1
+        if file.fate is Fate.REFUSED:
+            self.reasons[file.reason] += 1
+
+
+def batches(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    """Batches of about equal work, in order."""
+    batch: list[Source] = []
+    size = 0
+    for source in sources:
+        batch.append(source)
+        size += source.size_bytes
+        if len(batch) >= BATCH_SOURCES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class Importer:
+    """Stores batches, one at a time."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._opener = Opener()
+
+    def run(self, batch: Sequence[Source]) -> BatchOutcome:
+        """Store what the sources hold; all that is reported as stored is durable and visible when this returns.
+
+        Raises StorageError when the archive cannot take more; what is stored by then is found as SAME the next time.
+        """
+        request = self._ingest.begin()
+        owners: list[tuple[int, str]] = []  # by the name that a file has in the request: its source, its name to people
+        try:
+            for place, source in enumerate(batch):
+                for name, chunks in self._opener.each(source):
+                    label = str(len(owners))
+                    owners.append((place, name))
+                    try:
+                        request.add(chunks, name=label)
+                    except SourceError as exc:
+                        request.refuse(exc.reason, name=label)
+            report = request.finish()
+        finally:
+            request.abandon()
+        _check_storage(report)
+        files = list(_outcomes(report, owners))
+        failed = {owners[int(item.name)][0] for item in report.refused if not item.no_instance}
+        return BatchOutcome(
+            sources=len(batch),
+            size_bytes=sum(source.size_bytes for source in batch),
+            files=files,
+            done=[source for place, source in enumerate(batch) if place not in failed],
+        )
+
+
+def _check_storage(report: Report) -> None:
+    """A refusal that is no fault of the file ends the import."""
+    for item in report.refused:
+        if item.reason in (OUT_OF_RESOURCES, PROCESSING_FAILURE):
+            raise (StorageFull if item.reason == OUT_OF_RESOURCES else StorageError)(item.message)
+
+
+def _outcomes(report: Report, owners: Sequence[tuple[int, str]]) -> Iterator[FileOutcome]:
+    for item in report.accepted:
+        yield FileOutcome(
+            name=owners[int(item.name)][1],
+            fate=_FATES[item.outcome],
+            reason="; ".join(item.notes),
+            study_uid=item.study_uid,
+            series_uid=item.series_uid,
+            instance_uid=item.instance_uid,
+        )
+    for refusal in report.refused:
+        yield FileOutcome(
+            name=owners[int(refusal.name)][1],
+            fate=Fate.SKIPPED if refusal.no_instance else Fate.REFUSED,
+            reason=refusal.message,
+            instance_uid=refusal.instance_uid,
+        )
