@@ -9,6 +9,7 @@ import falcon
 from dicomweb_server.authenticating import Login, open_login
 from dicomweb_server.codec.pool import CodecPool
 from dicomweb_server.errors import DicomwebError
+from dicomweb_server.fhir.batches import Batches
 from dicomweb_server.fhir.documents import Documents
 from dicomweb_server.fhir.outcome import OutcomeFront
 from dicomweb_server.fhir.reading import Reading
@@ -219,7 +220,7 @@ def _resources(
         health=HealthResource(storage, blobs),
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
-        fhir=_fhir(settings, storage, Remove(storage, blobs)),
+        fhir=_fhir(settings, storage, blobs),
         changes=ChangesResource(feed),
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
@@ -241,23 +242,30 @@ def _resources(
     )
 
 
-def _fhir(settings: Settings, storage: Storage, remove: Remove) -> FhirResource:
+def _fhir(settings: Settings, storage: Storage, blobs: BlobStore) -> FhirResource:
     zone = ZoneInfo(settings.fhir.timezone) if settings.fhir.timezone else None
-    views, documents = Views(storage, zone=zone), Documents(storage)
-    search = FhirSearch(storage, views, documents)
-    reading = Reading(storage, views, documents, search)
-    writing = Writing(
-        storage,
-        views=views,
-        documents=documents,
-        search=search,
-        reading=reading,
-        remove=remove,
-        max_bytes=settings.fhir.max_request_bytes,
-    )
+
+    def over(storage: Storage) -> tuple[Reading, Writing]:
+        views, documents = Views(storage, zone=zone), Documents(storage)
+        search = FhirSearch(storage, views, documents)
+        reading = Reading(storage, views, documents, search)
+        writing = Writing(
+            storage,
+            views=views,
+            documents=documents,
+            search=search,
+            reading=reading,
+            remove=Remove(storage, blobs),
+            max_bytes=settings.fhir.max_request_bytes,
+        )
+        return reading, writing
+
+    reading, writing = over(storage)
     return FhirResource(
         reading,
         writing,
+        Batches(storage, over, max_count=settings.search.max_results),
+        transactions=storage.transacts,
         routes=TABLE[Place.FHIR],
         base=settings.fhir.base,
         dicomweb=max(settings.http.prefixes, key=bool),

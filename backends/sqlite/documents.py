@@ -11,7 +11,7 @@ import orjson
 from backends.sqlite.reading import moment
 from backends.sqlite.unit import microseconds
 from dicomweb_server.errors import BadRequest, NotFound, VersionConflict
-from dicomweb_server.storage.records import Document, DocumentPage, DocumentTerm
+from dicomweb_server.storage.records import Document, DocumentPage, DocumentTerm, DocumentWrite
 
 COLUMNS = "v.kind, v.id, v.version, v.body, v.keys, v.changed_at, v.deleted"
 _CURRENT = (
@@ -43,6 +43,31 @@ def put(
     new = (kind, document_id, version, deleted)
     write(connection, new, changed_at=microseconds(), keys=keys, body=body)
     return get(connection, kind=kind, document_id=document_id, version=version)
+
+
+def put_all(connection: sqlite3.Connection, writes: Sequence[DocumentWrite]) -> list[Document]:
+    """As `Storage.write_documents`. The work of others may share the transaction: what was written before one of these
+    failed is taken back."""
+    connection.execute("SAVEPOINT documents")
+    try:
+        written = [
+            put(
+                connection,
+                kind=one.kind,
+                document_id=one.document_id,
+                body=one.body,
+                keys=one.keys,
+                expected_version=one.expected_version,
+                deleted=one.deleted,
+            )
+            for one in writes
+        ]
+    except BaseException:
+        connection.execute("ROLLBACK TO documents")
+        raise
+    finally:
+        connection.execute("RELEASE documents")
+    return written
 
 
 def write(

@@ -19,6 +19,7 @@ from dicomweb_server.storage.records import (
     Document,
     DocumentPage,
     DocumentTerm,
+    DocumentWrite,
     InstanceRecord,
     Metadata,
     OnDuplicate,
@@ -223,6 +224,13 @@ class SQLiteStorage(Storage):
                 deleted=True,
             )
         )
+
+    @property
+    def transacts(self) -> bool:
+        return True
+
+    def write_documents(self, *, writes: Sequence[DocumentWrite]) -> list[Document]:
+        return self._writer.run(lambda unit: documents.put_all(unit.connection, writes))
 
     # Moving an archive
 

@@ -2,14 +2,25 @@
 
 import base64
 import binascii
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
-from dicomweb_server.errors import BadRequest, DicomwebError, Forbidden, Invalid, NotFound, TooLarge, Unprocessable
+from dicomweb_server.errors import (
+    BadRequest,
+    Conflict,
+    DicomwebError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    TooLarge,
+    Unprocessable,
+    VersionConflict,
+)
 from dicomweb_server.fhir import bundles
 from dicomweb_server.fhir.clauses import Clause, parse_clause
 from dicomweb_server.fhir.formats import decoded_query
@@ -17,10 +28,12 @@ from dicomweb_server.fhir.outcome import outcome_of_error
 from dicomweb_server.fhir.reading import Reading
 from dicomweb_server.fhir.requests import parse_search
 from dicomweb_server.fhir.tables import TYPES
+from dicomweb_server.fhir.transactions import GatheringStorage, with_new_ids
 from dicomweb_server.fhir.values import Json
 from dicomweb_server.fhir.views import Address
 from dicomweb_server.fhir.writing import Writing, Written
 from dicomweb_server.permissions import Permission
+from dicomweb_server.storage.base import Storage
 
 MAX_ENTRIES = 1000
 
@@ -39,27 +52,63 @@ class Entry:
 
 
 class Batches:
-    """Answers Bundles. `may` of a request says which permissions who asks has."""
+    """Answers Bundles. `may` of a request says which permissions who asks has. over: reading and writing over a
+    storage; storage: where transactions are written."""
 
-    def __init__(self, reading: Reading, writing: Writing, *, max_count: int) -> None:
-        self._reading = reading
-        self._writing = writing
+    def __init__(self, storage: Storage, over: Callable[[Storage], tuple[Reading, Writing]], *, max_count: int) -> None:
+        self._storage = storage
+        self._over = over
+        self._reading, self._writing = over(storage)
         self._max_count = max_count
 
     def run(self, bundle: Json, address: Address, *, may: Callable[[Permission], bool]) -> Json:
-        """The answer to a batch. Raises Invalid, Unprocessable for a transaction."""
+        """The answer to a batch or transaction. Raises Invalid; of a transaction whatever one of its entries raises,
+        and nothing is written then."""
         if bundle.get("resourceType") != "Bundle":
             raise Invalid("what is posted to the root is a Bundle", [("Bundle", "resourceType must be Bundle")])
-        if bundle.get("type") == "transaction":
-            raise Unprocessable("transactions are not supported here, see metadata; send a batch")
-        if bundle.get("type") != "batch":
-            raise Invalid("the Bundle is a batch", [("Bundle.type", "must be batch")])
+        if bundle.get("type") not in ("batch", "transaction"):
+            raise Invalid("the Bundle is no batch or transaction", [("Bundle.type", "must be batch or transaction")])
         entries = bundle.get("entry", [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise Invalid("Bundle.entry is a list of entries", [("Bundle.entry", "must be a list of entries")])
         if len(entries) > MAX_ENTRIES:
             raise TooLarge(f"a Bundle has at most {MAX_ENTRIES} entries")
+        if bundle["type"] == "transaction":
+            return bundles.response_bundle("transaction", self._transaction(entries, address, may))
         return bundles.response_bundle("batch", [self._answered(entry, address, may) for entry in entries])
+
+    def _transaction(self, entries: list[Json], address: Address, may: Callable[[Permission], bool]) -> list[Json]:
+        """The answers to the entries, in their order; they are done in the order that R4 has for transactions."""
+        if not self._storage.transacts:
+            raise Unprocessable("this storage has no transactions, see metadata; send a batch")
+        gathering = GatheringStorage(self._storage)
+        inside = Batches(gathering, self._over, max_count=self._max_count)
+        parsed = [_parsed(entry) for entry in entries]
+        new_ids = {
+            str(entry["fullUrl"]): uuid.uuid4().hex
+            for entry, one in zip(entries, parsed, strict=True)
+            if one.method == "POST" and isinstance(entry.get("fullUrl"), str)
+        }
+        references = {
+            str(entry["fullUrl"]): f"{one.kind}/{new_ids.get(str(entry['fullUrl']), one.resource_id)}"
+            for entry, one in zip(entries, parsed, strict=True)
+            if isinstance(entry.get("fullUrl"), str) and one.method in ("POST", "PUT")
+        }
+        answers: dict[int, Json] = {}
+        for method in ("DELETE", "POST", "PUT", "PATCH"):
+            for place, one in enumerate(parsed):
+                if one.method == method:
+                    resource = with_new_ids(one.resource, references)
+                    own = new_ids.get(str(entries[place].get("fullUrl")))
+                    answers[place] = inside._answer(replace(one, resource=resource), address, may, new_id=own)
+        try:
+            gathering.commit()
+        except VersionConflict as exc:
+            raise Conflict("a resource of the transaction was changed by another meanwhile; send it again") from exc
+        for place, one in enumerate(parsed):
+            if one.method == "GET":
+                answers[place] = self._answer(one, address, may)
+        return [answers[place] for place in range(len(parsed))]
 
     def _answered(self, entry: Json, address: Address, may: Callable[[Permission], bool]) -> Json:
         try:
@@ -68,7 +117,9 @@ class Batches:
             status, outcome = outcome_of_error(exc)
             return {"response": {"status": str(status), "outcome": outcome}}
 
-    def _answer(self, entry: Entry, address: Address, may: Callable[[Permission], bool]) -> Json:
+    def _answer(
+        self, entry: Entry, address: Address, may: Callable[[Permission], bool], *, new_id: str | None = None
+    ) -> Json:
         needed = {"GET": Permission.RETRIEVE if entry.resource_id else Permission.SEARCH, "DELETE": Permission.DELETE}
         permission = needed.get(entry.method, Permission.EDIT)
         if not may(permission):
@@ -82,7 +133,7 @@ class Batches:
             if resource_id is not None:
                 self._writing.delete(entry.kind, resource_id, address, if_match=_version(entry))
             return {"response": {"status": "204"}}
-        return _written(self._write(entry, address), address)
+        return _written(self._write(entry, address, new_id), address)
 
     def _get(self, entry: Entry, address: Address) -> Json:
         if not entry.resource_id:
@@ -104,7 +155,7 @@ class Batches:
             "response": {"status": "200", "etag": bundles.etag(resource["meta"]["versionId"])},
         }
 
-    def _write(self, entry: Entry, address: Address) -> Written:
+    def _write(self, entry: Entry, address: Address, new_id: str | None) -> Written:
         writing, body = self._writing, entry.resource
         if entry.method == "PATCH":
             operations = _operations(body)
@@ -118,7 +169,7 @@ class Batches:
             if entry.resource_id:
                 raise BadRequest("POST goes to a type")
             unless = clauses_of(entry.kind, entry.conditions.get("ifNoneExist", ""))
-            return writing.create(entry.kind, body, address, unless=unless)
+            return writing.create(entry.kind, body, address, unless=unless, new_id=new_id)
         if not entry.resource_id:
             return writing.update_matching(entry.kind, _clauses(entry), body, address, if_match=_version(entry))
         return writing.update(

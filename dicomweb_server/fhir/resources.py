@@ -31,7 +31,9 @@ class FhirResource:
         self,
         reading: Reading,
         writing: Writing,
+        batches: Batches,
         *,
+        transactions: bool,
         routes: Sequence[Route],
         base: str,
         dicomweb: str,
@@ -40,7 +42,8 @@ class FhirResource:
     ) -> None:
         self._reading = reading
         self._writing = writing
-        self._batches = Batches(reading, writing, max_count=max_count)
+        self._batches = batches
+        self._transactions = transactions
         self._routes = routes
         self._base = base
         self._dicomweb = dicomweb
@@ -53,7 +56,7 @@ class FhirResource:
     def on_get_metadata(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The CapabilityStatement."""
         statement = capability_statement(
-            self._routes, base=self._address(req).fhir, started=self._started, transactions=False
+            self._routes, base=self._address(req).fhir, started=self._started, transactions=self._transactions
         )
         resp.set_header("Cache-Control", "no-cache")
         formats.write(req, resp, statement)

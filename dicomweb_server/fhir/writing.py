@@ -73,8 +73,17 @@ class Writing:
 
     # Create
 
-    def create(self, kind: str, body: Json, address: Address, *, unless: Sequence[Clause] = ()) -> Written:
-        """A new resource with an id of ours. unless: If-None-Exist; when one matches, that is the answer.
+    def create(
+        self,
+        kind: str,
+        body: Json,
+        address: Address,
+        *,
+        unless: Sequence[Clause] = (),
+        new_id: str | None = None,
+    ) -> Written:
+        """A new resource with an id of ours, which may be chosen before. unless: If-None-Exist; when one matches, that
+        is the answer.
 
         Raises Invalid, Unprocessable for an ImagingStudy whose study is not in the archive, PreconditionFailed when
         several match.
@@ -89,7 +98,7 @@ class Writing:
         models.check(body, kind)
         if kind == "ImagingStudy":
             return self._write_view(kind, _study_uid(body), body, address, if_match=None)
-        resource_id = uuid.uuid4().hex
+        resource_id = new_id or uuid.uuid4().hex
         document = self._documents.put(kind_of(kind), kind, resource_id, _kept(body, resource_id), expected_version=0)
         return Written(resource_of(document), created=True)
 

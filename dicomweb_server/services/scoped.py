@@ -23,6 +23,7 @@ from dicomweb_server.storage.records import (
     Document,
     DocumentPage,
     DocumentTerm,
+    DocumentWrite,
     Hit,
     InstanceRecord,
     Metadata,
@@ -322,6 +323,15 @@ class ScopedStorage(Storage):
         if self._hidden(kind):
             return ()
         return self._storage.document_history(kind=kind, document_id=document_id)
+
+    @property
+    def transacts(self) -> bool:
+        """As the other storage."""
+        return self._storage.transacts
+
+    def write_documents(self, *, writes: Sequence[DocumentWrite]) -> list[Document]:
+        """As the other storage."""
+        return self._storage.write_documents(writes=writes)
 
     def find_documents(
         self,

@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
+from dicomweb_server.errors import StorageError
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
@@ -33,6 +34,7 @@ from dicomweb_server.storage.records import (
     Document,
     DocumentPage,
     DocumentTerm,
+    DocumentWrite,
     InstanceRecord,
     Metadata,
     OnDuplicate,
@@ -224,6 +226,19 @@ class Storage(ABC):
     @abstractmethod
     def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:
         """Write a deletion as the newest version and give it back. Raises NotFound, VersionConflict."""
+
+    @property
+    def transacts(self) -> bool:
+        """Whether `write_documents` is there: a transaction over several documents."""
+        return False
+
+    def write_documents(self, *, writes: Sequence[DocumentWrite]) -> list[Document]:
+        """Write several documents, all or none of them, also to whoever reads meanwhile; the new versions in order.
+
+        Raises VersionConflict when a current version is not the expected one (0: none exists, or it is deleted),
+        StorageError where there are no transactions over documents (`transacts`).
+        """
+        raise StorageError("this storage has no transactions over documents")
 
     # Moving an archive. Nobody else writes to either of the two storages meanwhile.
 

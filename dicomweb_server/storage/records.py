@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -230,6 +230,18 @@ class Document:
     body: Any
     keys: Mapping[str, tuple[str, ...]]
     changed_at: datetime
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentWrite:
+    """A version to write with others: as `Storage.put_document` takes it, or a deletion (without body and keys)."""
+
+    kind: str
+    document_id: str
+    expected_version: int
+    body: Any = None
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     deleted: bool = False
 
 

@@ -22,13 +22,14 @@ import pytest
 from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, clock_digits
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import Condition, Has, Not, Range, Term
-from dicomweb_server.errors import BadRequest, NotFound, StorageUnavailable, VersionConflict
+from dicomweb_server.errors import BadRequest, NotFound, StorageError, StorageUnavailable, VersionConflict
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import (
     Change,
     ChangeKind,
     DocumentTerm,
+    DocumentWrite,
     Hit,
     InstanceRecord,
     OnDuplicate,
@@ -922,6 +923,28 @@ class StorageSuite:
         assert found["k", "a"] == newest
         assert found["l", "a"].body == ["l", "a"]
         assert storage.documents_of(names=[]) == {}
+
+    def test_documents_are_written_together_where_that_can_be(self, storage: Storage) -> None:
+        storage.put_document(kind="k", document_id="a", body=1, keys={})
+        both = [
+            DocumentWrite(kind="k", document_id="a", expected_version=1, deleted=True),
+            DocumentWrite(kind="k", document_id="b", expected_version=0, body=2, keys={"n": ("x",)}),
+        ]
+        if not storage.transacts:
+            with pytest.raises(StorageError):
+                storage.write_documents(writes=both)
+            return
+        wrong = [*both, DocumentWrite(kind="k", document_id="c", expected_version=1, body=3)]
+        with pytest.raises(VersionConflict):
+            storage.write_documents(writes=wrong)
+        assert storage.get_document(kind="k", document_id="a").version == 1
+        assert not storage.document_history(kind="k", document_id="b")
+        assert [(one.document_id, one.version, one.deleted) for one in storage.write_documents(writes=both)] == [
+            ("a", 2, True),
+            ("b", 1, False),
+        ]
+        found = storage.find_documents(kind="k", terms=[DocumentTerm(key="n", equal="x")]).documents
+        assert [one.body for one in found] == [2]
 
     def test_documents_come_in_pages(self, storage: Storage) -> None:
         for number in range(7):

@@ -374,3 +374,59 @@ def test_eight_writers_lose_nothing(fhir: Fhir, path: str) -> None:
     assert set(statuses) <= {200, 409, 412}
     found = fhir.get(path)
     assert {one["valueInteger"] for one in found["extension"]} == set(range(9))
+
+
+class TestTransactions:
+    def bundle(self, *entries: tuple[str, str, Any]) -> dict[str, Any]:
+        made = [
+            {
+                "request": {"method": method, "url": url},
+                **({"resource": resource} if resource else {}),
+                "fullUrl": f"urn:uuid:0000000{place}-0000-4000-8000-000000000000",
+            }
+            for place, (method, url, resource) in enumerate(entries)
+        ]
+        return {"resourceType": "Bundle", "type": "transaction", "entry": made}
+
+    def test_all_is_written_and_refers_to_each_other(self, fhir: Fhir) -> None:
+        patient = {
+            "resourceType": "Patient",
+            "name": [{"family": "Adams"}],
+            "managingOrganization": {"reference": "urn:uuid:00000001-0000-4000-8000-000000000000"},
+        }
+        bundle = self.bundle(
+            ("POST", "Patient", patient),
+            ("POST", "Organization", ORGANIZATION),
+            ("GET", "Organization?name=nord", None),
+        )
+        answer = send(fhir, "POST", "", bundle, status=200).json
+        Bundle.model_validate(answer)
+        assert answer["type"] == "transaction-response"
+        assert [one["response"]["status"] for one in answer["entry"]] == ["201", "201", "200"]
+        organization = answer["entry"][1]["resource"]["id"]
+        assert answer["entry"][0]["resource"]["managingOrganization"]["reference"] == f"Organization/{organization}"
+        assert answer["entry"][2]["resource"]["total"] == 1
+        assert fhir.names("Patient?organization.name=nord") == {"Adams"}
+
+    def test_nothing_is_written_when_one_fails(self, fhir: Fhir) -> None:
+        for wrong, status in (
+            (("PUT", "Patient/p", {"resourceType": "Patient", "id": "p", "gender": "blue"}), 400),
+            (("DELETE", "Organization/none", None), 404),
+            (("DELETE", f"ImagingStudy/{ROOT}.1", None), 422),
+            (("GET", "Organization/none", None), 404),
+        ):
+            bundle = self.bundle(("POST", "Organization", ORGANIZATION), wrong)
+            answer = send(fhir, "POST", "", bundle, status=status)
+            assert answer.json["resourceType"] == "OperationOutcome"
+            if wrong[0] != "GET":
+                assert fhir.get("Organization")["total"] == 0
+        fhir.get(f"ImagingStudy/{ROOT}.1")
+
+    def test_a_resource_is_changed_once(self, fhir: Fhir) -> None:
+        body = {**ORGANIZATION, "id": "o"}
+        send(fhir, "POST", "", self.bundle(*[("PUT", "Organization/o", body)] * 2), status=422)
+        fhir.client.get(f"{BASE}/Organization/o", status=404)
+
+    def test_the_statement_says_so(self, fhir: Fhir) -> None:
+        (rest,) = fhir.get("metadata")["rest"]
+        assert {"code": "transaction"} in rest["interaction"]
