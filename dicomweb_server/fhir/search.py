@@ -26,7 +26,7 @@ from dicomweb_server.fhir.values import Json
 from dicomweb_server.fhir.views import LEVELS, Address, Detail, Views, additions_kind
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Order, Query
-from dicomweb_server.storage.records import Document, Hit
+from dicomweb_server.storage.records import Document, Hit, Page
 
 MAX_CHAINED = 5000
 MAX_INSTANCES_OF_PAGE = 50_000
@@ -128,15 +128,17 @@ class _Run:
 
     def _indexed(self, request: SearchRequest, plan: _Plan, standing: Sequence[Document]) -> Found:
         query = self._query(request, plan)
-        total = None
-        if request.total != "none" or request.summary == "count":
-            total = self._storage.count(query=query) + len(standing)
         if request.summary == "count" or not request.count:
+            counted = request.total != "none" or request.summary == "count"
+            total = self._storage.count(query=query) + len(standing) if counted else None
             return Found(rows=(), total=total, more=False)
         if standing and request.sort:
             page = self._storage.search(query=replace(query, limit=request.offset + request.count + 1))
-            return _cut(request, self._joined(request, page.hits, standing), total)
+            return _cut(
+                request, self._joined(request, page.hits, standing), self._total(request, query, page, standing)
+            )
         page = self._storage.search(query=replace(query, limit=request.count, offset=request.offset))
+        total = self._total(request, query, page, standing)
         rows = [Row(request.kind, hit=hit) for hit in page.hits]
         if not page.more and len(rows) < request.count and standing:
             behind = self._storage.count(query=query) if not rows else request.offset + len(rows)
@@ -145,6 +147,19 @@ class _Run:
             rows += [Row(request.kind, document=one) for one in standing[start : start + room]]
             return Found(rows=rows, total=total, more=start + room < len(standing))
         return _shortened(request, Found(rows=rows, total=total, more=page.more or bool(standing)))
+
+    def _total(self, request: SearchRequest, query: Query, page: Page, standing: Sequence[Document]) -> int | None:
+        """How many match; the last page of a search tells it without being asked."""
+        if request.total == "none":
+            return None
+        if request.sort and standing:
+            known = not page.more
+            before = 0
+        else:
+            known = not page.more and bool(page.hits or not request.offset)
+            before = request.offset
+        views = before + len(page.hits) if known else self._storage.count(query=query)
+        return views + len(standing)
 
     def _query(self, request: SearchRequest, plan: _Plan) -> Query:
         order = tuple(

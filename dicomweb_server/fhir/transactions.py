@@ -1,4 +1,4 @@
-"""Transactions: what would be written is gathered, seen by what follows in the same transaction, and written at once."""
+"""Transactions: what would be written is gathered, seen by what follows in the transaction, and written at once."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -54,6 +54,11 @@ def texts(attributes: Attributes, tag: str) -> list[str]:
 
 def text(attributes: Attributes, tag: str) -> str:
     """The first value as text; "" without."""
+    values = attributes.get(tag, {}).get("Value")
+    if not values:
+        return ""
+    if isinstance(values[0], str) and values[0].isalnum():
+        return values[0]
     return next(iter(texts(attributes, tag)), "")
 
 
@@ -66,6 +71,11 @@ def items(attributes: Attributes, tag: str) -> Iterator[Attributes]:
 
 def whole_number(attributes: Attributes, tag: str) -> int | None:
     """An unsigned integer, as far as FHIR can hold it."""
+    values = attributes.get(tag, {}).get("Value")
+    if not values:
+        return None
+    if type(values[0]) is int:
+        return values[0] if 0 <= values[0] < 2**31 else None
     try:
         number = int(float(text(attributes, tag) or "x"))
     except (ValueError, OverflowError):
