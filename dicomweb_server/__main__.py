@@ -1,4 +1,4 @@
-"""The commands: serve (the default), demo, import, export, viewer, user, key, audit, doctor, copy, fhir and others."""
+"""The commands; serve is also what runs without a name."""
 
 import argparse
 import sys
@@ -9,7 +9,19 @@ from typing import Any
 import orjson
 
 from dicomweb_server import __version__, demo, serving
-from dicomweb_server.commands import audit, conformance, copy, doctor, export, fhir, import_files, key, user, viewer
+from dicomweb_server.commands import (
+    audit,
+    check,
+    conformance,
+    copy,
+    doctor,
+    export,
+    fhir,
+    import_files,
+    key,
+    user,
+    viewer,
+)
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
 from dicomweb_server.viewer import installed
@@ -26,6 +38,7 @@ _SETTING_OF_OPTION = {
 
 # What commands take besides.
 _MORE_ARGUMENTS = {
+    "check": check.add_arguments,
     "export": export.add_arguments,
     "import": import_files.add_arguments,
     "viewer": viewer.add_arguments,
@@ -78,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
             "demo",
             ("host", "port", "workers"),
         ),
+        ("check", check.run, "find, and with --repair mend, what is not whole", check.EXAMPLE, ("data",)),
         ("export", export.run, "write studies to a folder or a zip, with a DICOMDIR", export.EXAMPLE, ("data",)),
         ("import", import_files.run, "store the DICOM files of folders and zips", import_files.EXAMPLE, ("data",)),
         (

@@ -15,9 +15,12 @@ from backends.couchdb.database import AFTER_ID, Database, Json
 from backends.couchdb.entities import Header, Placed
 from backends.couchdb.records import attributes_of
 from dicomweb_server.dicom.attributes import Attributes, merge
+from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import StorageUnavailable
 
 ATTEMPTS = 200
+PATIENTS_AT_ONCE = 200
+PATIENT = "patient:"
 LONGEST_PAUSE_SECONDS = 0.25
 
 
@@ -103,12 +106,61 @@ class Deriver:
 
     def settle_all(self, study_uid: str) -> None:
         """As `settle`, with every series that is there or should not be, and dropping headers nobody has."""
+        self.settle({study_uid: self._series_in(study_uid)})
+        self.drop_headers(study_uid)
+
+    def _series_in(self, study_uid: str) -> set[str]:
+        """The series of a study: those that have a document, and those that should have one."""
         prefix = entities.series_id(study_uid, "")
         rows = self._archive.view("_all_docs", startkey=prefix, endkey=prefix + AFTER_ID)
         series = {row["id"].removeprefix(prefix) for row in rows}
-        series |= {row["key"][1] for row in self._groups([study_uid])[study_uid]}
-        self.settle({study_uid: series})
-        self.drop_headers(study_uid)
+        return series | {row["key"][1] for row in self._groups([study_uid])[study_uid]}
+
+    def wrong(self, study_uid: str) -> list[Json]:
+        """The documents of a study, its series and its patient that are not what the instances say; what is missing is
+        given without a revision. Documents are compared whole, whatever their mark says."""
+        series = self._series_in(study_uid)
+        ids = _ids(study_uid, series)
+        known = self._archive.get_many(ids)
+        try:
+            wanted = self._wanted({study_uid: series}, self._groups([study_uid]), {})
+            study = wanted.get(entities.study_id(study_uid)) or known.get(entities.study_id(study_uid))
+            if study is not None:
+                name = entities.patient_id(study["patient"])
+                known |= self._archive.get_many([name])
+                if patient := self._made_patient(study["patient"]):
+                    wanted[name] = patient
+                ids.append(name)
+        except _Vanished:  # somebody removes meanwhile, or a header is lost
+            return [known.get(entities.study_id(study_uid), {"_id": entities.study_id(study_uid)})]
+        return [
+            known.get(name) or {"_id": name} for name in ids if _lasting(known.get(name)) != _lasting(wanted.get(name))
+        ]
+
+    def recompute(self, study_uid: str) -> None:
+        """Derive all documents that are `wrong` again, whatever they claim to be made of."""
+        wrong = self.wrong(study_uid)
+        self._archive.write([{**document, "mark": ""} for document in wrong if "_rev" in document])
+        self.settle_all(study_uid)
+        self.settle_patients([document["uid"] for document in wrong if document.get("level") == Level.PATIENT.value])
+
+    def lonely_patients(self) -> Iterator[str]:
+        """The keys of patients without a study."""
+        start = PATIENT
+        while rows := self._archive.view(
+            "_all_docs", limit=PATIENTS_AT_ONCE, startkey=start, endkey=PATIENT + AFTER_ID, include_docs=True
+        ):
+            start = rows[-1]["id"] + "\0"
+            found = [row["doc"]["uid"] for row in rows if row.get("doc")]
+            wanted = [{"startkey": [key], "endkey": [key, keys.END], "reduce": False, "limit": 1} for key in found]
+            for key, below in zip(found, self._archive.ranges("patients/patients", wanted), strict=True):
+                if not below:
+                    yield key
+
+    def _made_patient(self, key: str) -> Json | None:
+        wanted = [{"startkey": [key], "endkey": [key, keys.END], "group": True}]
+        (rows,) = self._archive.ranges("patients/patients", wanted)
+        return self._patient(key, rows, None) if rows else None
 
     def _groups(self, studies: Sequence[str]) -> dict[str, list[Json]]:
         """The distinct headers of each study, with how many instances have each and the place of the first."""
@@ -231,6 +283,13 @@ def header_of(instance: Json, attributes: Attributes) -> Header:
 def _ids(study_uid: str, series_uids: Collection[str]) -> list[str]:
     """The study last: the patient follows from it."""
     return [*(entities.series_id(study_uid, uid) for uid in series_uids), entities.study_id(study_uid)]
+
+
+def _lasting(document: Json | None) -> Any:
+    """A document as it is kept, without its revision."""
+    if document is None:
+        return None
+    return orjson.loads(orjson.dumps({name: value for name, value in document.items() if name != "_rev"}))
 
 
 def _shown(study_uid: str, series_uids: Collection[str], wanted: dict[str, Json]) -> Shown:

@@ -57,7 +57,7 @@ class _Parts:
         self.archive.create(designs.ENTITIES)
         others.create(designs.DOCUMENTS)
         self.inflight = InFlight(self.records)
-        deriver = Deriver(self.records, self.archive)
+        self.deriver = deriver = Deriver(self.records, self.archive)
         self.reading = Reading(self.records)
         self.storing = Storing(self.records, self.archive, deriver, self.inflight, clock)
         self.removal = Removal(self.records, self.archive, deriver, self.inflight, clock)
@@ -152,6 +152,21 @@ class CouchStorage(Storage):
 
     def restore(self, *, instance_uid: str, version: str) -> None:
         self._opened.storing.restore(instance_uid, version)
+
+    # Checking what is derived
+
+    def is_exact(self, *, scope: Scope) -> bool:
+        deriver = self._opened.deriver
+        if scope.study_uid is None:
+            return next(deriver.lonely_patients(), None) is None
+        return not deriver.wrong(scope.study_uid)
+
+    def recompute(self, *, scope: Scope) -> None:
+        deriver = self._opened.deriver
+        if scope.study_uid is None:
+            deriver.settle_patients(list(deriver.lonely_patients()))
+        else:
+            deriver.recompute(scope.study_uid)
 
     # Search
 

@@ -251,26 +251,31 @@ class Ascent:
 
     def derive_series(self, study_uid: str, series_uids: Iterable[str] | None, patients: Iterable[str] = ()) -> None:
         """Derive these series (None: all), their study and its patient again, and those patients."""
-        series = self._connection.safe("series")
-        if series_uids is None:
-            listed = {doc["uid"] for doc in series.find({"study": study_uid}, {"uid": 1})}
-            stored = self._connection.safe("instances").aggregate(
-                [{"$match": {"study": study_uid}}, {"$group": {"_id": "$series"}}], hint="derive"
-            )
-            series_uids = listed | {doc["_id"] for doc in stored}
-        for uid in sorted(series_uids):
+        for uid in sorted(self.series_in(study_uid) if series_uids is None else series_uids):
             self.derive(Level.SERIES, series_id(study_uid, uid))
         made = self.derive(Level.STUDY, study_uid)
         for key in {*patients, *(doc["patient"] for doc in made if doc is not None)}:
             self.derive(Level.PATIENT, key)
 
+    def series_in(self, study_uid: str) -> set[str]:
+        """The series of a study: those that have a document, and those that should have one."""
+        listed = self._connection.safe("series").find({"study": study_uid}, {"uid": 1})
+        stored = self._connection.safe("instances").aggregate(
+            [{"$match": {"study": study_uid}}, {"$group": {"_id": "$series"}}], hint="derive"
+        )
+        return {doc["uid"] for doc in listed} | {doc["_id"] for doc in stored}
+
+    def made(self, level: Level, identity: str) -> Doc | None:
+        """The document as what is below it says it should be; None where it should not be."""
+        build = {Level.SERIES: self._series, Level.STUDY: self._study, Level.PATIENT: self._patient}[level]
+        return build(identity)
+
     def derive(self, level: Level, identity: str) -> tuple[Doc | None, Doc | None]:
         """Make a document anew from what is below it now; gives what it was and what it is."""
         collection = self._connection.safe(COLLECTION[level])
-        build = {Level.SERIES: self._series, Level.STUDY: self._study, Level.PATIENT: self._patient}[level]
         for attempt in range(_TRIES):
             old = collection.find_one({"_id": identity}, _STATE)
-            new = build(identity)
+            new = self.made(level, identity)
             if old is None and new is None:
                 return None, None
             if level is Level.STUDY and old is not None and (new is None or old["patient"] != new["patient"]):

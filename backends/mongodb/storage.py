@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from backends.mongodb import schema, usage
+from backends.mongodb import recompute, schema, usage
 from backends.mongodb.connection import Connection, MongoSettings
 from backends.mongodb.documents import Documents
 from backends.mongodb.errors import driver_errors
@@ -141,6 +141,17 @@ class MongoStorage(Storage):
     def restore(self, *, instance_uid: str, version: str) -> None:
         with driver_errors():
             self._writer.restore(instance_uid, version)
+
+    # Checking what is derived
+
+    def is_exact(self, *, scope: Scope) -> bool:
+        with driver_errors():
+            self._remover.settle()
+            return recompute.is_exact(self._connection, self._work, scope)
+
+    def recompute(self, *, scope: Scope) -> None:
+        with driver_errors():
+            recompute.recompute(self._connection, self._work, scope)
 
     # Search
 

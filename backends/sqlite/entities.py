@@ -136,10 +136,13 @@ def save(connection: sqlite3.Connection, entity: Entity) -> None:
     else:
         update(connection, table, entity.id, row)
     if entity.shown:
-        for name, tag in _SET_TAGS[entity.level].items():
-            values += [(tag, value) for value in entity.sets[name]]
-        write_values(connection, table, entity.id, values, new=entity.new)
+        write_values(connection, table, entity.id, values + set_values(entity), new=entity.new)
     entity.new = entity.shown = entity.touched = False
+
+
+def set_values(entity: Entity) -> list[tuple[str, Any]]:
+    """The members of the sets that an entity is found by."""
+    return [(tag, value) for name, tag in _SET_TAGS[entity.level].items() for value in entity.sets[name]]
 
 
 def insert_header(connection: sqlite3.Connection, header: Header) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import orjson
 
 from backends import dumping
-from backends.sqlite import documents, moving, reading
+from backends.sqlite import documents, moving, reading, recompute
 from backends.sqlite.connections import Connections
 from backends.sqlite.writer import Writer
 from dicomweb_server.errors import ConfigError, StorageError
@@ -108,6 +108,15 @@ class SQLiteStorage(Storage):
 
     def restore(self, *, instance_uid: str, version: str) -> None:
         self._writer.run(lambda unit: unit.restore(instance_uid, version))
+
+    # Checking what is derived
+
+    def is_exact(self, *, scope: Scope) -> bool:
+        with self._connections.reading() as connection:
+            return recompute.is_exact(connection, scope)
+
+    def recompute(self, *, scope: Scope) -> None:
+        self._writer.run(lambda unit: recompute.recompute(unit, scope))
 
     # Search
 

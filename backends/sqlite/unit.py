@@ -260,44 +260,28 @@ class Unit(Rows):
             del self.headers[header.id], self.header_ids[header.series.id, header.digest]
 
     def _derive_series(self, series: Entity) -> None:
-        rows = self._headers_where("series = ?", series.id)
-        if not rows:
+        if not derived(self.connection, series, "series = ?", series.id):
             del self.series[series.id], self.series_ids[series.parent, series.uid]
             entities.delete(self.connection, series)
             self.study_by_id(series.parent).stale = True
-            return
-        _derive(series, rows)
 
     def _derive_study(self, study: Entity) -> None:
-        rows = self._headers_where("study = ?", study.id)
+        found = derived(self.connection, study, "study = ?", study.id)
         old = self.patients.get(study.parent)
         if old is not None:
             old.stale = True
-        if not rows:
+        if not found:
             del self.studies[study.id], self.study_ids[study.uid]
             entities.delete(self.connection, study)
             return
-        _derive(study, rows)
-        study.numbers["series"] = len({row[0] for row in rows})
         patient = self.patient(patient_key(study.attributes, study.uid))
         patient.stale, study.parent = True, patient.id
 
     def _derive_patient(self, patient: Entity) -> None:
-        rows = self._headers_where("study IN (SELECT id FROM study WHERE patient = ?)", patient.id)
-        if not rows:
+        below = "study IN (SELECT id FROM study WHERE patient = ?)"
+        if not derived(self.connection, patient, below, patient.id):
             del self.patients[patient.id], self.patient_ids[patient.uid]
             entities.delete(self.connection, patient)
-            return
-        _derive(patient, rows)
-        patient.numbers["series"] = len({row[0] for row in rows})
-        patient.numbers["studies"] = len({row[1] for row in rows})
-
-    def _headers_where(self, condition: str, value: int) -> list[Any]:
-        return self.connection.execute(
-            "SELECT series, study, sop_class, transfer_syntax, instances, attributes FROM header "  # noqa: S608
-            f"WHERE {condition} ORDER BY first",
-            (value,),
-        ).fetchall()
 
     # Removing and restoring
 
@@ -388,8 +372,16 @@ def scope_condition(scope: Scope) -> tuple[str, tuple[str, ...]]:
     return " AND ".join(conditions) or "1", tuple(values)
 
 
-def _derive(entity: Entity, rows: list[Any]) -> None:
-    """What an entity shows and holds, from the headers below it, earliest first."""
+def derived(connection: sqlite3.Connection, entity: Entity, condition: str, value: int) -> bool:
+    """Let an entity show and hold what the headers of the condition make, earliest first; False where there are none.
+    The condition is a constant of the caller."""
+    rows = connection.execute(
+        "SELECT series, study, sop_class, transfer_syntax, instances, attributes FROM header "  # noqa: S608
+        f"WHERE {condition} ORDER BY first",
+        (value,),
+    ).fetchall()
+    if not rows:
+        return False
     parsed = [orjson.loads(row[5]) for row in rows]
     entity.attributes = merge(select(attributes, entity.level) for attributes in parsed)
     entity.sets = {
@@ -397,9 +389,15 @@ def _derive(entity: Entity, rows: list[Any]) -> None:
         "sop_classes": {row[2] for row in rows},
         "transfer_syntaxes": {row[3] for row in rows},
     }
-    entity.numbers["instances"] = sum(row[4] for row in rows)
+    numbers = {
+        "studies": len({row[1] for row in rows}),
+        "series": len({row[0] for row in rows}),
+        "instances": sum(row[4] for row in rows),
+    }
+    entity.numbers = {name: numbers[name] for name in entity.numbers}
     entity.shown = entity.touched = True
     entity.stale = False
+    return True
 
 
 def _modalities(attributes: Attributes) -> list[str]:

@@ -174,6 +174,16 @@ class ScopedStorage(Storage):
             raise NotFound("there is no such instance")
         self._storage.restore(instance_uid=instance_uid, version=version)
 
+    # Checking what is derived
+
+    def is_exact(self, *, scope: Scope) -> bool:
+        """As the other storage: it is asked by commands only."""
+        return self._storage.is_exact(scope=scope)
+
+    def recompute(self, *, scope: Scope) -> None:
+        """As the other storage."""
+        self._storage.recompute(scope=scope)
+
     # Search
 
     def search(self, *, query: Query) -> Page:

@@ -125,6 +125,21 @@ class Storage(ABC):
     def restore(self, *, instance_uid: str, version: str) -> None:
         """Bring an older version back; the current one becomes a replaced version itself."""
 
+    # Checking what is derived
+
+    @abstractmethod
+    def is_exact(self, *, scope: Scope) -> bool:
+        """Whether what is kept of a study, its series and its patient is what its instances say: numbers, sets, what
+        they show and are found by. With `Scope()`: whether every patient has a study.
+
+        For checks: may read all of the study. While others write, it may deny what is right a moment later. A study
+        that is not there is exact.
+        """
+
+    @abstractmethod
+    def recompute(self, *, scope: Scope) -> None:
+        """Derive again what `is_exact` looks at, away with it where nothing is below. Safe beside writers."""
+
     # Search
 
     @abstractmethod

@@ -78,6 +78,11 @@ class StorageSuite:
         """Close the storage and open the same data again."""
         raise NotImplementedError
 
+    def spoil(self, storage: Storage, study_uid: str) -> None:
+        """Behind the back of the storage: make the number of series of a study wrong, or of its instances, and let it
+        show another description; and leave a patient without a study."""
+        raise NotImplementedError
+
     @pytest.fixture
     def filled(self, storage: Storage) -> Storage:
         """With the data of the search table."""
@@ -596,6 +601,36 @@ class StorageSuite:
         put(storage, record())
         with pytest.raises(BadRequest):
             storage.changes(after=cursor, limit=1)
+
+    # Checking what is derived
+
+    def test_what_is_derived_is_exact_whatever_was_done(self, storage: Storage) -> None:
+        put(storage, *search_cases.records())
+        study = new_uid()
+        one = record(study, content=b"a")
+        put(storage, one, record(study, new_uid(), PatientID="", StudyDescription=""), record(study, Modality="MR"))
+        put(storage, record(study, one.series_uid, instance_uid=one.instance_uid, content=b"b"), on_duplicate=REPLACE)
+        storage.remove(scope=one.scope)
+        assert storage.is_exact(scope=Scope())
+        page = storage.search(query=Query(level=Level.STUDY))
+        for hit in page.hits:
+            assert storage.is_exact(scope=Scope(study_uid=hit.study_uid)), hit
+        assert storage.is_exact(scope=Scope(study_uid=new_uid()))
+
+    def test_what_is_wrong_is_seen_and_derived_again(self, storage: Storage) -> None:
+        records = [record("1.2.3", PatientID="P1"), record("1.2.4", PatientID="P2"), record("1.2.3", PatientID="P1")]
+        put(storage, *records)
+        before = [study_hit(storage, uid) for uid in ("1.2.3", "1.2.4")]
+        self.spoil(storage, "1.2.3")
+        assert not storage.is_exact(scope=Scope(study_uid="1.2.3"))
+        assert not storage.is_exact(scope=Scope())
+        assert storage.is_exact(scope=Scope(study_uid="1.2.4"))
+        for scope in (Scope(study_uid="1.2.3"), Scope()):
+            storage.recompute(scope=scope)
+            assert storage.is_exact(scope=scope)
+        assert [study_hit(storage, uid) for uid in ("1.2.3", "1.2.4")] == before
+        assert storage.count(query=Query(level=Level.PATIENT)) == 2
+        storage.recompute(scope=Scope(study_uid=new_uid()))
 
     # Search
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from backends.couchdb import CouchBlobStore, CouchStorage
+from backends.couchdb import CouchBlobStore, CouchStorage, entities, keys
 from backends.couchdb.blobs import CHUNK_BYTES
 from backends.couchdb.blobs import _get as get_chunk
 from backends.couchdb.database import Server
@@ -72,6 +72,20 @@ class TestCouchDB(StorageSuite):
     def reopen(self, storage: Storage) -> Storage:
         storage.close()
         return opened(*self.place)
+
+    def spoil(self, storage: Storage, study_uid: str) -> None:
+        server = Server(CouchSettings.parse({"url": self.place[0], "database": self.place[1]}))
+        server.connect()
+        archive = server.database("-archive")
+        study = archive.get(f"study:{study_uid}")
+        assert study is not None
+        study["numbers"]["series"] = 9
+        study["attributes"] = "{}"
+        key = keys.encode("lonely")
+        (patient, *_) = archive.with_prefix("patient:")
+        lonely = {name: value for name, value in patient.items() if name != "_rev"}
+        archive.write([study, {**lonely, "_id": entities.patient_id(str(key)), "uid": key}])
+        server.close()
 
 
 class TestMoving(MovingSuite):

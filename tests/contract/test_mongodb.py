@@ -90,6 +90,14 @@ class TestMongoDB(StorageSuite):
         storage.close()
         return opened(self.url, self.name)
 
+    def spoil(self, storage: Storage, study_uid: str) -> None:
+        with MongoClient[dict[str, Any]](self.url) as client:
+            database = client[self.name]
+            database["studies"].update_one({"_id": study_uid}, {"$set": {"n_series": 9, "attributes": b"{}"}})
+            patient = database["patients"].find_one({})
+            assert patient is not None
+            database["patients"].insert_one({**patient, "_id": "lonely"})
+
 
 class TestMoving(MovingSuite):
     @pytest.fixture

@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ class TestSQLite(StorageSuite):
     def reopen(self, storage: Storage) -> Storage:
         storage.close()
         return opened(self.path)
+
+    def spoil(self, storage: Storage, study_uid: str) -> None:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(
+                "UPDATE study SET instances = 9, study_description = 'x', attributes = '{}' WHERE uid = ?", (study_uid,)
+            )
+            names = [row[1] for row in connection.execute("PRAGMA table_info(patient)") if row[1] not in ("id", "uid")]
+            columns = ", ".join(names)
+            connection.execute(f"INSERT INTO patient SELECT 999, 'lonely', {columns} FROM patient LIMIT 1")  # noqa: S608
 
 
 class TestMoving(MovingSuite):
