@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Term, parse_term
+from dicomweb_server.dicom.matching import Equal, Term, parse_term
 from dicomweb_server.errors import BadRequest, NotFound
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
@@ -49,6 +49,11 @@ MAX_REMEMBERED = 10_000
 PATIENTS_AT_ONCE = 200
 
 _terms: ContextVar[Terms] = ContextVar("terms", default=())
+
+
+def _patient_id(hit: Hit) -> list[str]:
+    """In the form in which it is compared; empty for a patient without."""
+    return [str(value).strip(" \0") for value in hit.attributes.get(_PATIENT_ID, {}).get("Value", ()) if value]
 
 
 def see_through(terms: Terms) -> None:
@@ -224,6 +229,14 @@ class ScopedStorage(Storage):
         return Page(hits=hits, more=False)
 
     def _all_patients(self, query: Query, terms: Terms) -> Iterator[Hit]:
+        studies = self._storage.search(query=Query(level=Level.STUDY, terms=terms, limit=PATIENTS_AT_ONCE))
+        if not studies.more:
+            # Few studies, as of a share link: nobody else's patients need be looked at.
+            known = {value for study in studies.hits for value in _patient_id(study)}
+            if not known:
+                return
+            few = Term((_PATIENT_ID,), "LO", tuple(map(Equal, sorted(known))))
+            query = replace(query, terms=(*query.terms, few))
         offset = 0
         while True:
             page = self._storage.search(query=replace(query, limit=PATIENTS_AT_ONCE, offset=offset))
@@ -236,10 +249,10 @@ class ScopedStorage(Storage):
 
     def _patient(self, hit: Hit, terms: Terms) -> Hit | None:
         """The patient with the numbers of what exists. One without an ID is nobody whose studies could be found."""
-        values = hit.attributes.get(_PATIENT_ID, {}).get("Value") or [""]
-        term = parse_term((_PATIENT_ID,), str(values[0]).replace("*", "?"))
-        if term is None:
+        values = _patient_id(hit)
+        if not values:
             return None
+        term = Term((_PATIENT_ID,), "LO", (Equal(values[0]),))
         studies = self._storage.search(query=Query(level=Level.STUDY, terms=(term, *terms))).hits
         if not studies:
             return None
