@@ -24,10 +24,11 @@ from benchmarks import servers
 from benchmarks.scale import Growing
 from dicomweb_server.plugins import storage_class
 from dicomweb_server.settings import load
-from dicomweb_server.storage.records import OnDuplicate
+from dicomweb_server.storage.records import InstanceRecord, OnDuplicate
+from dicomweb_server.testing.datasets import new_uid, record
 
 BATCH = 100
-LARGE = 1000
+LARGE, SERIES = 1000, 8
 
 
 def main() -> int:
@@ -55,12 +56,36 @@ def _fill(folder: Path, growing: Growing, patients: int) -> str:
         for start in range(0, patients, BATCH):
             records = [one for _ in range(min(BATCH, patients - start)) for one in growing.study(1)]
             storage.store(records=records, on_duplicate=OnDuplicate.REJECT)
-        large = growing.study(LARGE)
+        large = _large_study()
         for start in range(0, LARGE, BATCH):
             storage.store(records=large[start : start + BATCH], on_duplicate=OnDuplicate.REJECT)
     finally:
         storage.close()
     return large[0].study_uid
+
+
+def _large_study() -> list[InstanceRecord]:
+    study_uid, series = new_uid(), [new_uid() for _ in range(SERIES)]
+    common: dict[str, Any] = {
+        "PatientID": "LARGE",
+        "PatientName": "Large^Study",
+        "StudyDate": "20240102",
+        "StudyTime": "101500",
+    }
+    return [
+        record(
+            study_uid,
+            series[place % SERIES],
+            SeriesNumber=place % SERIES + 1,
+            SeriesDescription=f"Series {place % SERIES}",
+            BodyPartExamined="CHEST",
+            InstanceNumber=place // SERIES + 1,
+            Rows=512,
+            Columns=512,
+            **common,
+        )
+        for place in range(LARGE)
+    ]
 
 
 def _measure(url: str, study_uid: str, rounds: int, patients: int) -> None:
@@ -74,7 +99,7 @@ def _measure(url: str, study_uid: str, rounds: int, patients: int) -> None:
             raise SystemExit(f"{path}: {answer.status} {body[:300]!r}")
         return json.loads(body)
 
-    def timed(path: str, check: Callable[[Any], bool]) -> float:
+    def timed(path: str, check: Callable[[Any], bool]) -> tuple[float, float]:
         times = []
         for number in range(rounds + 2):
             started = time.perf_counter()
@@ -84,21 +109,21 @@ def _measure(url: str, study_uid: str, rounds: int, patients: int) -> None:
                 raise SystemExit(f"{path}: another answer than expected")
             if number < 2:  # the first ones load code
                 times.clear()
-        return statistics.median(times) * 1000
+        return min(times) * 1000, statistics.median(times) * 1000
 
     def at_least(number: int) -> Callable[[Any], bool]:
         return lambda bundle: bool(bundle["total"] >= number)
 
     rows = [
         (
-            f"ImagingStudy by id, {LARGE} instances in 200 series",
+            f"ImagingStudy by id, {LARGE} instances in {SERIES} series",
             f"ImagingStudy/{study_uid}",
             lambda study: study["numberOfInstances"] == LARGE,
         ),
         ("Patient?name=baxter (1 in 500), first 20", "Patient?name=baxter&_count=20", at_least(patients // 500)),
         ("Patient?name=smith (1 in 14), first 20", "Patient?name=smith&_count=20", at_least(patients // 15)),
         ("Patient?name:contains=xte, first 20", "Patient?name:contains=xte&_count=20", at_least(patients // 500)),
-        ("Patient?given=nina&family=baxter", "Patient?given=nina&family=baxter&_count=20", at_least(1)),
+        ("Patient?given=anna&family=novak", "Patient?given=anna&family=novak&_count=20", at_least(1)),
         ("Patient?identifier=P0000077", "Patient?identifier=P0000077", at_least(1)),
         (
             "ImagingStudy?patient.name=baxter, 20",
@@ -112,9 +137,10 @@ def _measure(url: str, study_uid: str, rounds: int, patients: int) -> None:
         ),
         ("ImagingStudy, first 100 of all", "ImagingStudy?_count=100", at_least(patients)),
     ]
-    print(f"| {patients} patients | ms |\n| --- | ---: |")
+    print(f"| {patients} patients | best, ms | median, ms |\n| --- | ---: | ---: |")
     for title, path, check in rows:
-        print(f"| {title} | {timed(path, check):.1f} |", flush=True)
+        best, median = timed(path, check)
+        print(f"| {title} | {best:.1f} | {median:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,17 +36,12 @@ class Failures:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._right: OrderedDict[str, None] = OrderedDict()
         self._waits: OrderedDict[str, tuple[float, float]] = OrderedDict()  # until, read at
 
     def check(self, user: str, address: str) -> None:
         """Raise TooManyRequests while this user from this address, or this address, has to wait."""
         now = self._clock()
-        keys = _keys(user, address)
-        with self._lock:
-            known = keys[0] in self._right
-        # Who had the right password from here before does not wait for what others do from the same address.
-        until = max(self._until(key, now) for key in (keys[:1] if known else keys))
+        until = max(self._until(key, now) for key in _keys(user, address))
         if until > now:
             seconds = int(until - now) + 1
             raise TooManyRequests(
@@ -60,8 +55,7 @@ class Failures:
             count = self._count(key, now)
             if count >= free:
                 wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(count - free, 20), LONGEST_WAIT_SECONDS)
-                document = self._storage.put_document(kind=KIND, document_id=key, body={"until": now + wait}, keys={})
-                self._storage.forget_versions(kind=KIND, document_id=key, before=document.version)
+                self._storage.put_document(kind=KIND, document_id=key, body={"until": now + wait}, keys={})
                 with self._lock:
                     _remember(self._waits, key, (now + wait, now))
 
@@ -69,9 +63,7 @@ class Failures:
         """Forget the failures of this user from this address. Those of the address stay: one right password does not
         pardon guessing at others."""
         with self._lock:
-            key = _keys(user, address)[0]
-            self._counts.pop(key, None)
-            _remember(self._right, key, None)
+            self._counts.pop(_keys(user, address)[0], None)
 
     def _count(self, key: str, now: float) -> int:
         with self._lock:

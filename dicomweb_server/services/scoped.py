@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Equal, Term, parse_term
+from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Has, Not, Term, parse_term
 from dicomweb_server.errors import BadRequest, NotFound
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
@@ -43,17 +43,12 @@ Terms = tuple[Term, ...]
 
 _NO_STUDY = "there is no such study"
 _PATIENT_ID, _INSTANCE_UID = "00100020", "00080018"
-_FHIR, _FHIR_KEY = "fhir-", "fhir-key"
+_FHIR, _FHIR_KEY, _ADDITIONS = "fhir-", "fhir-key", "-additions"
 REMEMBER_SECONDS = 2.0
 MAX_REMEMBERED = 10_000
 PATIENTS_AT_ONCE = 200
 
 _terms: ContextVar[Terms] = ContextVar("terms", default=())
-
-
-def _patient_id(hit: Hit) -> list[str]:
-    """In the form in which it is compared; empty for a patient without."""
-    return [str(value).strip(" \0") for value in hit.attributes.get(_PATIENT_ID, {}).get("Value", ()) if value]
 
 
 def see_through(terms: Terms) -> None:
@@ -229,14 +224,8 @@ class ScopedStorage(Storage):
         return Page(hits=hits, more=False)
 
     def _all_patients(self, query: Query, terms: Terms) -> Iterator[Hit]:
-        studies = self._storage.search(query=Query(level=Level.STUDY, terms=terms, limit=PATIENTS_AT_ONCE))
-        if not studies.more:
-            # Few studies, as of a share link: nobody else's patients need be looked at.
-            known = {value for study in studies.hits for value in _patient_id(study)}
-            if not known:
-                return
-            few = Term((_PATIENT_ID,), "LO", tuple(map(Equal, sorted(known))))
-            query = replace(query, terms=(*query.terms, few))
+        # What is asked of the studies of a patient is asked of those that can be seen.
+        query = replace(query, conditions=tuple(_narrowed(one, terms) for one in query.conditions))
         offset = 0
         while True:
             page = self._storage.search(query=replace(query, limit=PATIENTS_AT_ONCE, offset=offset))
@@ -249,10 +238,10 @@ class ScopedStorage(Storage):
 
     def _patient(self, hit: Hit, terms: Terms) -> Hit | None:
         """The patient with the numbers of what exists. One without an ID is nobody whose studies could be found."""
-        values = _patient_id(hit)
-        if not values:
+        values = hit.attributes.get(_PATIENT_ID, {}).get("Value") or [""]
+        term = parse_term((_PATIENT_ID,), str(values[0]).replace("*", "?"))
+        if term is None:
             return None
-        term = Term((_PATIENT_ID,), "LO", (Equal(values[0]),))
         studies = self._storage.search(query=Query(level=Level.STUDY, terms=(term, *terms))).hits
         if not studies:
             return None
@@ -334,8 +323,9 @@ class ScopedStorage(Storage):
         return self._storage.get_document(kind=kind, document_id=document_id, version=version)
 
     def documents_of(self, *, names: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Document]:
-        """As the other storage."""
-        return self._storage.documents_of(names=names)
+        """As the other storage, without what is hidden; what was added to a study or patient is for who sees that."""
+        seen = [name for name in names if name[0].endswith(_ADDITIONS) or not self._hidden(name[0])]
+        return self._storage.documents_of(names=seen)
 
     def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
         """As the other storage."""
@@ -388,3 +378,18 @@ class ScopedStorage(Storage):
     def loaded(self) -> str | None:
         """As the other storage."""
         return self._storage.loaded()
+
+
+def _narrowed(condition: Condition, terms: Terms) -> Condition:
+    """A condition on a patient in which studies below it match the terms as well."""
+    match condition:
+        case AllOf(parts):
+            return AllOf(tuple(_narrowed(part, terms) for part in parts))
+        case AnyOf(parts):
+            return AnyOf(tuple(_narrowed(part, terms) for part in parts))
+        case Not(part):
+            return Not(_narrowed(part, terms))
+        case Has(Level.STUDY, parts):
+            return Has(Level.STUDY, (*parts, *terms))
+        case _:
+            return condition

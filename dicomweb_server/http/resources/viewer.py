@@ -60,14 +60,7 @@ for (const { configuration } of window.config.dataSources) {
     configuration[root] = window.location.origin + configuration[root];
   }
 }
-window.config.httpErrorHandler = error => {
-  console.warn('DICOMweb request failed', error && error.status);
-  if (error && error.status === 401) { // the session has ended
-    const root = %s;
-    const here = window.location.pathname.slice(root.length) + window.location.search;
-    window.location.assign(root + '/login?next=' + encodeURIComponent(here));
-  }
-};
+window.config.httpErrorHandler = error => console.warn('DICOMweb request failed', error && error.status);
 """
 
 
@@ -189,7 +182,7 @@ def configuration(root: str, options: ViewerOptions) -> str:
             }
         ],
     }
-    return _CONFIGURE % (orjson.dumps(config, option=orjson.OPT_INDENT_2).decode(), orjson.dumps(root).decode())
+    return _CONFIGURE % orjson.dumps(config, option=orjson.OPT_INDENT_2).decode()
 
 
 def _base(req: falcon.Request, path: str) -> str:
