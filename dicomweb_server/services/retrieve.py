@@ -25,6 +25,7 @@ from dicomweb_server.dicom.frames import (
 from dicomweb_server.dicom.json_model import swap_words
 from dicomweb_server.dicom.layout import EncapsulatedFrames, Layout
 from dicomweb_server.dicom.part10 import inflate as inflate_file
+from dicomweb_server.dicom.uids import is_video
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.packing import unpack_metadata
 from dicomweb_server.storage.records import Metadata, Scope, StoredInstance
@@ -64,6 +65,12 @@ class Instance:
     def number_of_frames(self) -> int:
         """How many frames can be retrieved; 0 without pixel data, and for video."""
         return self.layout.frames.count if self.layout.frames is not None else 0
+
+    @property
+    def has_broken_pixels(self) -> bool:
+        """Whether there is pixel data that does not hold the frames that its attributes tell of."""
+        video = is_video(self.stored.transfer_syntax_uid)
+        return self.layout.pixel_tag is not None and self.layout.frames is None and not video
 
     def frame(self, index: int, *, little_endian: bool = False) -> Payload:
         """Frame `index` (from 0) as stored; a big-endian one by request in little endian. Raises NotFound."""

@@ -191,6 +191,12 @@ class TestImages:
         for path in ("/rendered", "/thumbnail"):
             archive.get(url(ds) + path, status=422)
 
+    def test_pixel_data_that_is_too_short_is_told_apart_from_none(self, archive: Client) -> None:
+        ds = put_file(archive, part10(instance(PixelData=bytes(2))))
+        for path, status in (("/rendered", 422), ("/frames/1", 404), ("/frames/1/rendered", 404)):
+            assert "does not hold the frames" in archive.get(url(ds) + path, status=status).json["reason"]
+        assert picture(archive.get(url(ds) + "/thumbnail")).format == "JPEG"
+
     def test_conditions_and_head(self, make_archive: Archive) -> None:
         archive = make_archive()
         ds = stored(archive, "CT_small.dcm")

@@ -24,6 +24,11 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 CONVERTED_AHEAD = 8  # so many compressed frames are made before the answer begins
 
+BROKEN_PIXELS = (
+    "the pixel data does not hold the frames that Rows, Columns, Bits Allocated and Number of Frames tell of; "
+    "the whole instance and its bulk data can be retrieved"
+)
+
 _BOTH = (False, True)
 
 
@@ -148,6 +153,8 @@ def _wants_little_endian(offer: Offer) -> bool:
 def check_frames(instance: Instance, indexes: Sequence[int]) -> None:
     """Raise NotFound unless the instance has all these frames."""
     count = instance.number_of_frames
+    if instance.has_broken_pixels:
+        raise NotFound(BROKEN_PIXELS)
     if count == 0:
         raise NotFound(
             "the instance has no frames that can be retrieved one by one (no pixel data, or video); "

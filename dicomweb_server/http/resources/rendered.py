@@ -10,7 +10,7 @@ from dicomweb_server.dicom.media import Offer, choose, etag_matches
 from dicomweb_server.errors import BadPixels, DicomwebError, MissingCodec, NotAcceptable
 from dicomweb_server.http.answers import REVALIDATE, OutPart, not_modified, send_multipart, send_payload, tag
 from dicomweb_server.http.params import accepted, entity_url, frame_numbers, query_parameters, scope_of
-from dicomweb_server.http.resources.frames import check_frames
+from dicomweb_server.http.resources.frames import BROKEN_PIXELS, check_frames
 from dicomweb_server.services.picture_options import PictureOptions, rs_options
 from dicomweb_server.services.pictures import Kind, Pictures, Shown
 from dicomweb_server.services.retrieve import Instance, Payload, Retrieve
@@ -58,6 +58,8 @@ class RenderedResource:
 
     def _chosen(self, req: falcon.Request, instance: Instance) -> Offer:
         types = self._pictures.media_types(instance)
+        if instance.has_broken_pixels and not types:
+            raise BadPixels(BROKEN_PIXELS)
         if not types:
             raise NotAcceptable("objects of this kind have no rendered form; they can be retrieved as they are")
         return choose(accepted(req), [Offer(media, multipart=several) for several in (False, True) for media in types])
