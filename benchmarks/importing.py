@@ -6,6 +6,7 @@ The files of a round lie in a folder before; each round stores new ones by STOW,
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def _import_per_second(folder: Path, instances: list[Instance], jobs: int) -> fl
         path = files / f"{place // 100:04d}" / f"{place % 100:04d}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(instance.blob)
+    os.sync()  # or the import would wait for the disk to take the files of the benchmark
     command = [sys.executable, "-m", "dicomweb_server", "import", str(files), "--data", str(data), "--jobs", str(jobs)]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -21,6 +21,7 @@ from dicomweb_server.commands import (
     key,
     user,
     viewer,
+    watch,
 )
 from dicomweb_server.errors import DicomwebError
 from dicomweb_server.settings import Settings, load
@@ -41,6 +42,7 @@ _MORE_ARGUMENTS = {
     "check": check.add_arguments,
     "export": export.add_arguments,
     "import": import_files.add_arguments,
+    "watch": watch.add_arguments,
     "viewer": viewer.add_arguments,
     "user": user.add_arguments,
     "key": key.add_arguments,
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         ("check", check.run, "find, and with --repair mend, what is not whole", check.EXAMPLE, ("data",)),
         ("export", export.run, "write studies to a folder or a zip, with a DICOMDIR", export.EXAMPLE, ("data",)),
         ("import", import_files.run, "store the DICOM files of folders and zips", import_files.EXAMPLE, ("data",)),
+        ("watch", watch.run, "store the files that others put into a folder", watch.EXAMPLE, ("data",)),
         (
             "viewer",
             viewer.run,

@@ -71,7 +71,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             work.run(workers)
         except (StorageError, KeyboardInterrupt):
             line.end()
-            print(f"Not complete: {_words(work.summary)}.")
+            print(f"Not complete: {summary_words(work.summary)}.")
             print(f"Run the same command with --resume to go on. Journal: {place}")
             raise
     _print_summary(work, place)
@@ -165,7 +165,8 @@ class _Total(threading.Thread):
         self.join()
 
 
-def _words(summary: Summary) -> str:
+def summary_words(summary: Summary) -> str:
+    """The counts, as a line begins."""
     counts = summary.fates
     parts = [f"{counts[Fate.STORED]} stored", f"{counts[Fate.SAME]} were there already"]
     if counts[Fate.REPLACED]:
@@ -177,7 +178,7 @@ def _words(summary: Summary) -> str:
 
 
 def _print_summary(work: _Import, place: Path) -> None:
-    print(f"{_words(work.summary)}.")
+    print(f"{summary_words(work.summary)}.")
     if work.done_before:
         print(f"{work.done_before} files were done before.")
     for reason, count in work.summary.reasons.most_common(_REASONS_SHOWN):

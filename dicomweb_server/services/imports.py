@@ -41,11 +41,13 @@ class FileOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOutcome:
-    """What became of a batch of sources; `done` are those of which all files are stored or no instances."""
+    """What became of a batch of sources; `done` are those of which all files are stored or no instances. `owners` has
+    for each file the place of its source in the batch."""
 
     sources: int
     size_bytes: int
     files: Sequence[FileOutcome]
+    owners: Sequence[int]
     done: Sequence[Source]
 
 
@@ -114,11 +116,13 @@ class Importer:
             request.abandon()
         _check_storage(report)
         files = list(_outcomes(report, owners))
+        labels = [item.name for item in report.accepted] + [item.name for item in report.refused]
         failed = {owners[int(item.name)][0] for item in report.refused if not item.no_instance}
         return BatchOutcome(
             sources=len(batch),
             size_bytes=sum(source.size_bytes for source in batch),
             files=files,
+            owners=[owners[int(label)][0] for label in labels],
             done=[source for place, source in enumerate(batch) if place not in failed],
         )
 
