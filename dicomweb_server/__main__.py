@@ -19,6 +19,7 @@ from dicomweb_server.commands import (
     fhir,
     import_files,
     key,
+    rebuild,
     user,
     viewer,
     watch,
@@ -41,6 +42,7 @@ _SETTING_OF_OPTION = {
 _MORE_ARGUMENTS = {
     "check": check.add_arguments,
     "export": export.add_arguments,
+    "rebuild": rebuild.add_arguments,
     "import": import_files.add_arguments,
     "watch": watch.add_arguments,
     "viewer": viewer.add_arguments,
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
             ("host", "port", "workers"),
         ),
         ("check", check.run, "find, and with --repair mend, what is not whole", check.EXAMPLE, ("data",)),
+        ("rebuild", rebuild.run, "make the index again, from the files alone", rebuild.EXAMPLE, ("data",)),
         ("export", export.run, "write studies to a folder or a zip, with a DICOMDIR", export.EXAMPLE, ("data",)),
         ("import", import_files.run, "store the DICOM files of folders and zips", import_files.EXAMPLE, ("data",)),
         ("watch", watch.run, "store the files that others put into a folder", watch.EXAMPLE, ("data",)),

@@ -98,6 +98,25 @@ class IngestLimits:
     wipe_preamble: bool = False
 
 
+def record_of_file(
+    header: Header, blob: Blob, *, layout: bytes, layout_blob: str | None, metadata: bytes | None = None
+) -> InstanceRecord:
+    """The record of a file that is kept. `layout_blob`: where the layout lies if not in the record; `metadata` where it
+    is packed already."""
+    return InstanceRecord(
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        instance_uid=header.instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        attributes=header.attributes,
+        metadata=pack_metadata(header.attributes) if metadata is None else metadata,
+        blob=blob,
+        layout=b"" if layout_blob is not None else layout,
+        layout_blob=layout_blob,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Pending:
     staged: StagedBlob
@@ -346,16 +365,11 @@ class IngestRequest:
             raise
         layout_keys = dict(zip(beside, keys[len(self._pending) :], strict=True))
         return [
-            InstanceRecord(
-                study_uid=item.header.study_uid,
-                series_uid=item.header.series_uid,
-                instance_uid=item.header.instance_uid,
-                sop_class_uid=item.header.sop_class_uid,
-                transfer_syntax_uid=item.header.transfer_syntax_uid,
-                attributes=item.header.attributes,
+            record_of_file(
+                item.header,
+                Blob(key=keys[index], size_bytes=item.size_bytes, sha256=item.sha256),
                 metadata=item.metadata,
-                blob=Blob(key=keys[index], size_bytes=item.size_bytes, sha256=item.sha256),
-                layout=b"" if index in layout_keys else item.layout,
+                layout=item.layout,
                 layout_blob=layout_keys.get(index),
             )
             for index, item in enumerate(self._pending)
