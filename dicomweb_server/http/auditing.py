@@ -1,5 +1,7 @@
 """What the guard saw, as records of the audit trail."""
 
+from collections.abc import Mapping
+
 import falcon
 
 from dicomweb_server.audit.record import DENIED, FAILED, SUCCESS, AuditRecord
@@ -18,6 +20,7 @@ _LOGINS = {
     "login.on_logout": "logout",
     "users.on_post_register": "admin",
 }
+_OBJECTS = ("name", "key_id", "share_id", "resource_id")
 _NOT_OF_PATIENTS = frozenset({Permission.PUBLIC, Permission.METRICS})
 _DENIALS = frozenset({401, 403, 429})
 
@@ -30,7 +33,7 @@ class AuditWitness:
 
     def sees_coming(self, req: falcon.Request, operation: Operation) -> None:
         """Whose data is about to go: afterwards nobody could tell."""
-        study_uid = getattr(req.context, "fields", {}).get("study_uid", "")
+        study_uid = _study_of(getattr(req.context, "fields", {}))
         if operation.permission is Permission.DELETE and study_uid:
             req.context.audited_patient = self._trail.patient_of(study_uid)
 
@@ -43,7 +46,7 @@ class AuditWitness:
         context = req.context
         fields = getattr(context, "fields", {})
         outcome = DENIED if denied else SUCCESS if resp.status_code < 400 else FAILED
-        studies = getattr(context, "stored_studies", ()) or (fields.get("study_uid", ""),)
+        studies = getattr(context, "studies", ()) or (_study_of(fields),)
         for study_uid in studies:
             self._trail.note(
                 AuditRecord(
@@ -57,8 +60,14 @@ class AuditWitness:
                     study_uid=study_uid[:64],
                     series_uid=fields.get("series_uid", "")[:64] if outcome == SUCCESS else "",
                     patient_id=getattr(context, "audited_patient", ""),
-                    object_id=fields.get("name", "") or fields.get("key_id", "") or fields.get("share_id", ""),
+                    object_id=next((fields[name] for name in _OBJECTS if fields.get(name)), "")[:128],
                     status=resp.status_code,
                     request_id=context.request_id,
                 )
             )
+
+
+def _study_of(fields: Mapping[str, str]) -> str:
+    """The study that a URL names; an ImagingStudy of FHIR has its UID."""
+    named = fields.get("study_uid", "")
+    return fields.get("resource_id", "") if not named and fields.get("kind") == "ImagingStudy" else named

@@ -21,7 +21,7 @@ from dicomweb_server.audit.trail import KIND, AuditTrail
 from dicomweb_server.errors import ConfigError
 from dicomweb_server.settings import load
 from dicomweb_server.storage.base import Storage
-from tests.http.conftest import Archive, Client
+from tests.http.conftest import Archive, Client, opened
 from tests.http.identities import LOGIN_SETTINGS, PASSWORD, Headers, add_user, bearer, log_in
 from tests.samples import instance, url
 
@@ -79,6 +79,18 @@ class TestWhatIsInIt:
         archive.get("/audit?limit=0", headers=boss, status=400)
         bundle = archive.get("/audit?limit=1", headers={**boss, "Accept": "application/fhir+json"})
         assert bundle.json["entry"][0]["resource"]["resourceType"] == "AuditEvent"
+
+    def test_reads_name_the_study_however_it_was_asked_for(self, tmp_path: Path) -> None:
+        with opened(tmp_path / "data", LOGIN_SETTINGS) as archive:
+            rita, ds = add_user(archive, "rita", "reader"), instance(PatientID="4711")
+            archive.authorization = ("Bearer", log_in(archive)["token"])
+            archive.store(ds)
+            archive.authorization = None
+            wado = f"/wado?requestType=WADO&objectUID={ds.SOPInstanceUID}&contentType=application/dicom"
+            archive.get(wado, headers=rita)
+        with opened(tmp_path / "data", LOGIN_SETTINGS) as archive:
+            read = records(archive, bearer(log_in(archive)["token"]), user="rita", action="retrieve")
+            assert [(one["study_uid"], one["patient_id"]) for one in read] == [(ds.StudyInstanceUID, "4711")]
 
     def test_nothing_without_login(self, archive: Client) -> None:
         archive.store(instance())

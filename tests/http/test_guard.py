@@ -1,11 +1,13 @@
 """Every route of the table, asked by somebody of each kind."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from dicomweb_server.auth.rights import BUILTIN_ROLES
 from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE
+from dicomweb_server.http.routes import Place
 from dicomweb_server.http.table import Operation
 from dicomweb_server.permissions import Permission
 from tests.http.conftest import Archive, Client, opened
@@ -172,3 +174,46 @@ class TestFront:
         proxied = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "https"}
         secure = archive.get("/studies", extra_environ=proxied, status=401)
         assert secure.headers["Strict-Transport-Security"] == "max-age=100"
+
+
+@pytest.fixture(scope="module")
+def hidden(guarded: Client) -> tuple[Headers, dict[str, str]]:
+    """Who may do all but administer, but has no study; and the places of an instance that there is."""
+    ds = instance(PatientID="SOMEBODY")
+    guarded.authorization = ("Bearer", log_in(guarded)["token"])
+    guarded.store(ds)
+    guarded.authorization = None
+    places = {
+        "study_uid": ds.StudyInstanceUID,
+        "series_uid": ds.SeriesInstanceUID,
+        "instance_uid": ds.SOPInstanceUID,
+        "numbers": "1",
+        "key:path": "7FE00010",
+    }
+    return add_user(guarded, "stranger", "curator", access="PatientID=NOBODY"), places
+
+
+IN_A_STUDY = [
+    pytest.param(entry.template, method, operation, id=f"{method} {entry.template}")
+    for place, entry, method, operation in operations()
+    if place is Place.DICOMWEB and "{study_uid}" in entry.template and operation.permission is not Permission.STORE
+]
+
+
+@pytest.mark.parametrize(("template", "method", "operation"), IN_A_STUDY)
+def test_another_study_does_not_exist(
+    guarded: Client, hidden: tuple[Headers, dict[str, str]], template: str, method: str, operation: Operation
+) -> None:
+    """The same walk for somebody who may, but not this study: as if it was not there."""
+    stranger, places = hidden
+    path = re.sub(r"\{([^}]*)\}", lambda found: places.get(found[1], "1"), template)
+    guarded.reset()
+    answer = guarded.request(path, method=method, headers=stranger, expect_errors=True)
+    if operation.permission is Permission.SEARCH and answer.status_int == 200:
+        assert answer.body in (b"[]", b""), path
+    elif operation.permission is Permission.ADMIN:
+        assert answer.status_int == 403
+    else:
+        # What is missing in the payload may be said first.
+        assert answer.status_int in (404, 400, 415), answer.text
+        assert "SOMEBODY" not in answer.text

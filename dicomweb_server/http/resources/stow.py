@@ -66,7 +66,7 @@ class StowResource:
         finally:
             request.abandon()
         self._count(report)
-        req.context.stored_studies = sorted({item.study_uid for item in report.accepted})
+        req.context.studies = sorted({item.study_uid for item in report.accepted})
         if not report.accepted and not report.refused:
             raise BadRequest("the payload holds no instance")
         resp.status = 409 if not report.accepted else 202 if report.refused else 200

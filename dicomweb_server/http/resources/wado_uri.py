@@ -68,6 +68,7 @@ class WadoUriResource:
             study_uid=parameters.get("studyuid"),
             series_uid=parameters.get("seriesuid"),
         )
+        req.context.studies = [stored.study_uid]  # for the audit trail: the URL need not name it
         ranges = _ranges(req, parameters)
         named = [wanted for wanted in ranges if wanted.media == DICOM]
         if "frame" in parameters and not ("contenttype" in parameters and named):
