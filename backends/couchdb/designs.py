@@ -72,11 +72,12 @@ _HISTORY: Views = {
     ),
 }
 
-# Instances and older versions with the sizes of their files: of all, of a study, of a series.
+# Instances, older versions and the bin with the sizes of their files: of all, of a study, of a series.
 _USAGE: Views = {
     "usage": (
         """function (doc) {
-            if (doc.type !== "instance" && doc.type !== "replaced") return;
+            if (doc.type !== "instance" && doc.type !== "replaced" && doc.type !== "binned") return;
+            if (doc.purging) return;
             var modality = (JSON.parse(doc.summary)["00080060"] || {}).Value;
             var rest = [modality && modality[0] || "", doc.transfer_syntax];
             emit([doc.type, 0].concat(rest), doc.blob.size);
@@ -99,6 +100,23 @@ _BLOBS: Views = {
         None,
     ),
     "released": ("""function (doc) { if (doc.type === "released") emit([doc.seq, doc.blob], null); }""", None),
+}
+
+# The bin in the order of removal: all of it, of a study, series or instance; what is being purged, and what was.
+_BIN: Views = {
+    "entries": (
+        """function (doc) {
+            if (doc.type !== "binned" || doc.purging) return;
+            var rest = [doc.binned_at, doc.uid + "-" + doc.life];
+            emit(["all", ""].concat(rest), null);
+            emit(["study", doc.study].concat(rest), null);
+            emit(["series", doc.series].concat(rest), null);
+            emit(["instance", doc.uid].concat(rest), null);
+        }""",
+        None,
+    ),
+    "purging": ("""function (doc) { if (doc.purging) emit(null, null); }""", None),
+    "purged": ("""function (doc) { if (doc.type === "purged") emit(doc.purged_at, doc._rev); }""", None),
 }
 
 # What is read to move an archive: instances in the order of storing, older versions in that of being replaced.
@@ -202,6 +220,7 @@ RECORDS: Mapping[str, Views] = {
     "lists": _LISTS,
     "history": _HISTORY,
     "blobs": _BLOBS,
+    "bin": _BIN,
     "moving": _MOVING,
     "usage": _USAGE,
     "conflicts": _CONFLICTS,

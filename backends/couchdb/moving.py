@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from backends.couchdb import keys
 from backends.couchdb import records as documents
+from backends.couchdb.binned import Bin
 from backends.couchdb.database import Database, Json
 from backends.couchdb.derive import Deriver, attempts
 from backends.couchdb.documents import Documents
@@ -20,6 +21,7 @@ from dicomweb_server.errors import StorageCorrupt
 from dicomweb_server.storage.packing import record_of
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinnedEntry,
     ChangeEntry,
     ChangeKind,
     DocumentEntry,
@@ -42,6 +44,7 @@ class Moving:
         others: Documents,
         deriver: Deriver,
         inflight: InFlight,
+        bin: Bin,
         clock: keys.Clock,
     ) -> None:
         self._records = records
@@ -49,6 +52,7 @@ class Moving:
         self._documents = others
         self._deriver = deriver
         self._inflight = inflight
+        self._bin = bin
         self._clock = clock
 
     # Reading
@@ -59,6 +63,7 @@ class Moving:
         return [
             Part(numbered, self._instances),
             Part(numbered, self._replaced),
+            Part(numbered, self._binned),
             Part(numbered, self._changes),
             Part((str, str, int), self._all_documents),
         ]
@@ -78,9 +83,7 @@ class Moving:
 
     def _replaced(self, after: Key | None, number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
         for rows in self._pages("moving/replaced", after, include_docs=True):
-            found = [row["doc"] for row in rows if row.get("doc")]
-            current = self._records.get_many(list({documents.instance_id(old["uid"]) for old in found}))
-            found = [old for old in found if _is_older(old, current.get(documents.instance_id(old["uid"])))]
+            found = self._bin.true_versions([row["doc"] for row in rows if row.get("doc")])
             for old, packed in zip(found, documents.deflated(self._records, found), strict=True):
                 number += 1
                 entry = ReplacedEntry(
@@ -90,6 +93,41 @@ class Moving:
                     replaced_at=documents.moment(old["replaced_at"]),
                 )
                 yield (int(old["replaced_at"]), old["_id"]), entry
+
+    def _binned(self, after: Key | None, number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
+        start = ["all", "", *(after or ())]
+        pages = self._records.pages(
+            "bin/entries", size=PAGE, startkey=start, endkey=["all", "", keys.END], include_docs=True
+        )
+        for rows in pages:
+            found = self._bin.true_entries([row["doc"] for row in rows if row.get("doc") and row["key"] != start])
+            for entry, packed in zip(found, documents.deflated(self._records, found), strict=True):
+                number += 1
+                made = BinnedEntry(
+                    number=number,
+                    instance=documents.stored_instance(entry),
+                    metadata=packed,
+                    binned_at=documents.moment(entry["binned_at"]),
+                    older=self._older(entry),
+                )
+                yield (int(entry["binned_at"]), documents.entry_name(entry)), made
+
+    def _older(self, entry: Json) -> list[ReplacedEntry]:
+        found = [
+            old
+            for old in self._records.with_prefix(documents.replaced_id(entry["uid"], ""))
+            if old["life"] == entry["life"] and old["attempt"] != entry["attempt"]
+        ]
+        found.sort(key=lambda old: (int(old["replaced_at"]), str(old["_id"])))
+        return [
+            ReplacedEntry(
+                number=number,
+                instance=documents.stored_instance(old),
+                metadata=packed,
+                replaced_at=documents.moment(old["replaced_at"]),
+            )
+            for number, (old, packed) in enumerate(zip(found, documents.deflated(self._records, found), strict=True), 1)
+        ]
 
     def _changes(self, after: Key | None, number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
         for rows in self._pages("history/feed", after, include_docs=False):
@@ -119,6 +157,7 @@ class Moving:
         """As `Storage.load`. The note comes last: a batch without it is loaded again."""
         self._load_instances([entry for entry in entries if isinstance(entry, InstanceEntry)])
         self._load_replaced([entry for entry in entries if isinstance(entry, ReplacedEntry)])
+        self._load_binned([entry for entry in entries if isinstance(entry, BinnedEntry)])
         self._load_changes([entry for entry in entries if isinstance(entry, ChangeEntry)])
         for entry in entries:
             if isinstance(entry, DocumentEntry):
@@ -185,6 +224,29 @@ class Moving:
         self._records.write(parts)
         self._records.write(made)
 
+    def _load_binned(self, entries: Sequence[BinnedEntry]) -> None:
+        """An entry is told by its attempt: its life, which is the place that it will have, is a new one."""
+        for entry in entries:
+            record = record_of(entry.instance, entry.metadata)
+            attempt = _binned_attempt(entry.number, 0)
+            known = self._records.with_prefix(documents.binned_id(f"{record.instance_uid}-"))
+            lives = [each["life"] for each in known if each.get("attempt") == attempt]
+            life = lives[0] if lives else self._clock.next()
+            document = documents.instance_document(record, _header(record).digest, attempt, life)
+            document["stored_at"] = documents.microseconds(entry.instance.stored_at)
+            parts = list(documents.part_documents(record, attempt))
+            made = [documents.binned_document(document, documents.microseconds(entry.binned_at))]
+            for older in entry.older:
+                record = record_of(older.instance, older.metadata)
+                attempt = _binned_attempt(entry.number, older.number)
+                document = documents.instance_document(record, _header(record).digest, attempt, life)
+                document["stored_at"] = documents.microseconds(older.instance.stored_at)
+                made.append(documents.replaced_document(document, documents.microseconds(older.replaced_at)))
+                parts += documents.part_documents(record, attempt)
+            self._records.write(parts)
+            for each in made:  # the entry first: its life is read from it when this is done again
+                self._records.write([each])
+
     def _load_changes(self, entries: Sequence[ChangeEntry]) -> None:
         if not entries:
             return
@@ -211,11 +273,6 @@ def _key(row: Json) -> tuple[int, str]:
     return int(row["key"][0]), str(row["key"][1])
 
 
-def _is_older(old: Json, current: Json | None) -> bool:
-    """Whether the document is a version that readers see."""
-    return current is not None and old["attempt"] != current["attempt"] and old["life"] == current["seq"]
-
-
 def _header(record: InstanceRecord) -> Header:
     return Header.of(
         record.study_uid, record.series_uid, record.sop_class_uid, record.transfer_syntax_uid, record.attributes
@@ -225,6 +282,11 @@ def _header(record: InstanceRecord) -> Header:
 def _attempt(instance_uid: str) -> str:
     """A name that is the same when the same is loaded again."""
     return hashlib.sha256(instance_uid.encode()).hexdigest()[:32]
+
+
+def _binned_attempt(number: int, older: int) -> str:
+    """As `_attempt`, for an entry of the bin (0) and its older versions."""
+    return f"b{number:015x}{older:016x}"
 
 
 def _moved_id(number: int) -> str:

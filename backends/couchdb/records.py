@@ -39,6 +39,16 @@ def replaced_id(instance_uid: str, attempt: str) -> str:
     return f"replaced:{instance_uid}-{attempt}"
 
 
+def binned_id(name: str) -> str:
+    """Of an entry of the bin by its name."""
+    return f"binned:{name}"
+
+
+def entry_name(document: Json) -> str:
+    """The name of an entry of the bin."""
+    return f"{document['uid']}-{document['life']}"
+
+
 def part_id(attempt: str, number: int) -> str:
     """Of a piece of large metadata."""
     return f"part:{attempt}-{number:05d}"
@@ -93,6 +103,30 @@ def replaced_document(current: Json, now: int) -> Json:
         "life": current["seq"],
         "entries": [],
         **{name: current[name] for name in _VERSION},
+    }
+
+
+def binned_document(current: Json, now: int) -> Json:
+    """The current version as an entry of the bin."""
+    name = f"{current['uid']}-{current['seq']}"
+    return {
+        "_id": binned_id(name),
+        "type": "binned",
+        "binned_at": now,
+        "life": current["seq"],
+        "entries": [],
+        **{name: current[name] for name in _VERSION},
+    }
+
+
+def restored_document(entry: Json, now: int) -> Json:
+    """The instance of an entry of the bin, at the place that it had. Its history before that is that of its removal."""
+    return {
+        "_id": instance_id(entry["uid"]),
+        "type": "instance",
+        "seq": entry["life"],
+        "entries": [[now, ChangeKind.RESTORED.value, entry["study"], entry["series"]]],
+        **{name: entry[name] for name in _VERSION},
     }
 
 

@@ -34,14 +34,14 @@ class Removal:
         self._inflight = inflight
         self._clock = clock
 
-    def remove(self, scope: Scope) -> Removed:
+    def remove(self, scope: Scope, *, keep: bool) -> Removed:
         """As `Storage.remove`."""
         total, studies, series = 0, set[str](), set[tuple[str, str]]()
         for _ in attempts():
             current = self._inside(scope)
             if not current and not total:
                 raise scope.not_found()
-            removed = self._remove_these(current, whole=scope.instance_uid is None)
+            removed = self._remove_these(current, whole=scope.instance_uid is None, keep=keep)
             total += len(removed)
             studies |= {item["study"] for item in removed}
             series |= {(item["study"], item["series"]) for item in removed}
@@ -82,7 +82,7 @@ class Removal:
                     items[row["doc"]["uid"]] = _item(row["doc"])
         return list(items.values())
 
-    def _remove_these(self, items: Sequence[Json], *, whole: bool) -> list[Json]:
+    def _remove_these(self, items: Sequence[Json], *, whole: bool, keep: bool) -> list[Json]:
         """Remove what is still as it was read; the items for which this process did it."""
         studies = {item["study"] for item in items}
         emptied = self._emptied(items) if whole else []
@@ -91,6 +91,8 @@ class Removal:
             some = list(items[start : start + INSTANCES_AT_ONCE])
             name = f"{INTENT}{self._clock.next():017d}-{keys.new_attempt()}"
             intents.append({"_id": name, "type": "intent", "at": int(time.time()), "items": some})
+            if keep:
+                intents[-1]["binned_at"] = self._clock.next()
             intents[-1]["patients"] = sorted({study["patient"] for study in emptied})
         removed: list[Json] = []
         with self._inflight.writing(studies):
@@ -120,12 +122,52 @@ class Removal:
         """
         items: list[Json] = intent["items"]
         uids = [item["uid"] for item in items]
+        if "binned_at" in intent:
+            self._put_in_bin(items, intent["binned_at"])
         self._records.write([self._claim(item, intent) for item in items])
         self._records.delete({"_id": documents.instance_id(item["uid"]), "_rev": item["rev"]} for item in items)
         there = self._records.get_many([documents.instance_id(uid) for uid in uids])
         # What is there with another place in the order was stored anew after the removal.
         lives = {document["uid"]: document["seq"] for document in there.values()}
         gone = [item for item in items if lives.get(item["uid"]) != item["seq"]]
+        if "binned_at" in intent:
+            self._drop_entries([item for item in items if lives.get(item["uid"]) == item["seq"]])
+        else:
+            self._drop_entries(gone)
+            self._let_go(gone)
+        claims = self._records.get_many([_claim_id(item) for item in gone])
+        return [item for item in gone if claims.get(_claim_id(item), {}).get("by") == intent["_id"]]
+
+    def _put_in_bin(self, items: Sequence[Json], now: int) -> None:
+        """Write the entries of the bin for what is still as it was read. An entry that is there is of this removal, or
+        of one before, after which the instance was restored; one that was purged is not made again."""
+        for _ in attempts():
+            found = self._records.get_many([documents.instance_id(item["uid"]) for item in items])
+            revisions = {item["uid"]: item["rev"] for item in items}
+            entries = [
+                documents.binned_document(each, now)
+                for each in found.values()
+                if each["_rev"] == revisions[each["uid"]]
+            ]
+            there = self._records.get_many([entry["_id"] for entry in entries]) if entries else {}
+            wanted = []
+            for entry in entries:
+                old = there.get(entry["_id"])
+                if old is None:
+                    wanted.append(entry)
+                elif old["type"] == "binned" and old["binned_at"] != now:
+                    wanted.append({**entry, "_rev": old["_rev"]})
+            if not wanted or None not in self._records.write(wanted):
+                return
+
+    def _drop_entries(self, items: Sequence[Json]) -> None:
+        """Delete what is left in the bin of instances that were restored, or not removed after all."""
+        names = [documents.binned_id(f"{item['uid']}-{item['seq']}") for item in items]
+        found = self._records.get_many(names) if names else {}
+        self._records.delete(each for each in found.values() if each["type"] == "binned")
+
+    def _let_go(self, gone: Sequence[Json]) -> None:
+        """Queue the blobs of instances and of their older versions, and delete these."""
         older = [
             old
             for item in gone
@@ -134,12 +176,10 @@ class Removal:
             if old["life"] == item["seq"]
         ]
         blobs = [key for item in gone for key in item["blobs"]]
-        self._release(blobs + [key for old in older for key in documents.blob_keys(old)])
+        self.release(blobs + [key for old in older for key in documents.blob_keys(old)])
         self._records.delete(older)
         parts = [part for document in (*gone, *older) for part in documents.part_ids(document)]
         self._records.delete(self._records.get_many(parts).values() if parts else [])
-        claims = self._records.get_many([_claim_id(item) for item in gone])
-        return [item for item in gone if claims.get(_claim_id(item), {}).get("by") == intent["_id"]]
 
     def _claim(self, item: Json, intent: Json) -> Json:
         """What the change feed keeps of a removed instance, and who removed it."""
@@ -169,7 +209,8 @@ class Removal:
 
     # The release queue
 
-    def _release(self, blobs: Sequence[str]) -> None:
+    def release(self, blobs: Sequence[str]) -> None:
+        """Queue the keys of blobs."""
         self._records.write(
             [
                 {"_id": f"released:{key}", "type": "released", "blob": key, "seq": self._clock.next()}

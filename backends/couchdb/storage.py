@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 from backends import dumping
 from backends.couchdb import database, designs, keys
 from backends.couchdb import records as documents
+from backends.couchdb.binned import Bin
 from backends.couchdb.database import Json, Server
 from backends.couchdb.derive import Deriver
 from backends.couchdb.documents import Documents
@@ -25,6 +27,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinPage,
     Change,
     Document,
     DocumentPage,
@@ -35,6 +38,7 @@ from dicomweb_server.storage.records import (
     Page,
     Removed,
     ReplacedVersion,
+    Restored,
     Scope,
     StorageState,
     StoredInstance,
@@ -65,7 +69,8 @@ class _Parts:
         self.feed = Feed(self.records)
         self.usage = UsageViews(self.records)
         self.documents = Documents(others, clock)
-        self.moving = Moving(self.records, self.archive, self.documents, deriver, self.inflight, clock)
+        self.bin = Bin(self.records, deriver, self.inflight, self.removal, clock)
+        self.moving = Moving(self.records, self.archive, self.documents, deriver, self.inflight, self.bin, clock)
         self.repair = Repair(self.records, self.archive, deriver, self.inflight, self.removal, clock)
 
     def close(self) -> None:
@@ -93,6 +98,7 @@ class CouchStorage(Storage):
                 server.connect()
                 parts = _Parts(server)
                 parts.repair.run()
+                parts.bin.sweep()
         except BaseException:
             server.close()
             raise
@@ -144,14 +150,17 @@ class CouchStorage(Storage):
     def version(self, *, scope: Scope) -> str:
         return self._opened.feed.version(scope)
 
-    def remove(self, *, scope: Scope) -> Removed:
-        return self._opened.removal.remove(scope)
+    def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
+        return self._opened.removal.remove(scope, keep=keep)
 
     def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
         return [_replaced(old) for old in self._opened.storing.replaced(instance_uid)]
 
     def restore(self, *, instance_uid: str, version: str) -> None:
         self._opened.storing.restore(instance_uid, version)
+
+    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+        return self._opened.bin.purge_replaced(before, limit)
 
     # Checking what is derived
 
@@ -167,6 +176,19 @@ class CouchStorage(Storage):
             deriver.settle_patients(list(deriver.lonely_patients()))
         else:
             deriver.recompute(scope.study_uid)
+
+    # The bin
+
+    def binned(
+        self, *, scope: Scope, before: datetime | None = None, limit: int = 100, cursor: str | None = None
+    ) -> BinPage:
+        return self._opened.bin.page(scope, before, limit, cursor)
+
+    def restore_binned(self, *, entries: Sequence[str]) -> list[Restored]:
+        return self._opened.bin.restore(entries)
+
+    def purge_binned(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        return self._opened.bin.purge(scope, before, limit)
 
     # Search
 

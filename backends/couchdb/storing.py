@@ -1,5 +1,6 @@
 """Storing, replacing and restoring instances."""
 
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,7 +173,7 @@ class Storing:
         found = [
             old
             for old in self._records.with_prefix(documents.replaced_id(instance_uid, ""))
-            if old["attempt"] != current["attempt"] and old["life"] == current["seq"]
+            if old["attempt"] != current["attempt"] and old["life"] == current["seq"] and not old.get("purging")
         ]
         return sorted(found, key=lambda old: (int(old["replaced_at"]), str(old["_id"])), reverse=True)
 
@@ -183,6 +184,9 @@ class Storing:
             current = self._records.get(documents.instance_id(instance_uid))
             if old is None or current is None:
                 raise NotFound("there is no such version of the instance")
+            old = {**old, "claimed_at": int(time.time())}  # nobody purges it now
+            if not self._records.put(old):
+                continue
             touched = _Touched()
             with self._inflight.writing({current["study"], old["study"]}):
                 if not self._replace(current, old, ChangeKind.RESTORED):

@@ -7,7 +7,7 @@ from backends.couchdb import keys
 from backends.couchdb.database import Database, Json
 from dicomweb_server.storage.records import Scope, Share, Usage
 
-_CURRENT, _OLD = "instance", "replaced"
+_CURRENT, _OLD, _BINNED = "instance", "replaced", "binned"
 
 
 class UsageViews:
@@ -31,16 +31,18 @@ class UsageViews:
         ]
         if place and not shares:
             raise scope.not_found()
-        old = self._rows(_OLD, place)
+        old, binned = self._rows(_OLD, place), self._rows(_BINNED, place)
         return Usage(
             shares=sorted(shares, key=lambda share: (share.modality, share.transfer_syntax_uid)),
             replaced_instances=sum(int(row["value"]["count"]) for row in old),
             replaced_bytes=sum(int(row["value"]["sum"]) for row in old),
+            binned_instances=sum(int(row["value"]["count"]) for row in binned),
+            binned_bytes=sum(int(row["value"]["sum"]) for row in binned),
         )
 
     def stored_bytes(self) -> int:
         """As `Storage.stored_bytes`."""
-        return sum(int(row["value"]["sum"]) for kind in (_CURRENT, _OLD) for row in self._rows(kind, []))
+        return sum(int(row["value"]["sum"]) for kind in (_CURRENT, _OLD, _BINNED) for row in self._rows(kind, []))
 
     def _rows(self, kind: str, place: Sequence[str]) -> list[Json]:
         start: list[Any] = [kind, len(place), *place]

@@ -101,6 +101,12 @@ def copy_of(doc: Doc, *, order: int, replaced_at: datetime) -> Doc:
     return {**kept, "_id": doc["v"], "uid": doc["_id"], "order": order, "replaced_at": replaced_at}
 
 
+def bin_entry(doc: Doc, *, binned_at: datetime) -> Doc:
+    """The entry of the bin for an instance that goes there with its life."""
+    kept = {name: value for name, value in doc.items() if name not in _NOT_KEPT}
+    return {**kept, "_id": doc["life"], "uid": doc["_id"], "binned_at": binned_at}
+
+
 def stored_instance(doc: Doc, instance_uid: str) -> StoredInstance:
     """The record of a document with the fields `STORED`."""
     return StoredInstance(
@@ -161,7 +167,7 @@ class LargeMetadata:
     def sweep(self, attempt: str) -> None:
         """Delete what an attempt that died wrote for documents that never came."""
         keys: set[Any] = set(self._connection.safe("metadata").distinct("key", {"attempt": attempt}))
-        for name in ("instances", "replaced") if keys else ():
+        for name in ("instances", "replaced", "binned") if keys else ():
             keys -= set(self._connection.safe(name).distinct("metadata_key", {"metadata_key": {"$in": sorted(keys)}}))
         self.delete(sorted(keys))
 

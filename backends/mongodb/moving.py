@@ -2,23 +2,26 @@
 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import orjson
 from pymongo import ReplaceOne
 
+from backends.mongodb.binned import EPOCH, Bin, behind
 from backends.mongodb.connection import Connection, Doc
 from backends.mongodb.derived import Ascent
 from backends.mongodb.documents import Documents
 from backends.mongodb.errors import driver_errors
 from backends.mongodb.feed import Feed
-from backends.mongodb.instances import Composer, LargeMetadata, added, copy_of, stored_instance
+from backends.mongodb.instances import Composer, LargeMetadata, added, bin_entry, copy_of, stored_instance
 from backends.mongodb.removing import Remover
 from backends.mongodb.work import Work
 from dicomweb_server.errors import BadRequest, StorageError
 from dicomweb_server.storage.packing import record_of
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinnedEntry,
     ChangeEntry,
     ChangeKind,
     DocumentEntry,
@@ -35,6 +38,7 @@ Entries = Iterator[tuple[Position, ArchiveEntry]]
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "instances": (int, str),
     "replaced": (str, int, str, int),
+    "binned": (int, str, int),
     "changes": (int, int),
     "documents": (str, str, int),
 }
@@ -52,6 +56,7 @@ class Mover:
         remover: Remover,
         large_metadata: LargeMetadata,
         documents: Documents,
+        bin: Bin,
     ) -> None:
         self._connection = connection
         self._work = work
@@ -59,6 +64,7 @@ class Mover:
         self._remover = remover
         self._large_metadata = large_metadata
         self._documents = documents
+        self._bin = bin
 
     # Out
 
@@ -72,6 +78,7 @@ class Mover:
         dumps: dict[str, Callable[[Position], Entries]] = {
             "instances": self._instances,
             "replaced": self._replaced,
+            "binned": self._binned,
             "changes": self._changes,
             "documents": self._dump_documents,
         }
@@ -106,7 +113,7 @@ class Mover:
         while True:
             found = self._connection.safe("replaced").find(_behind(fields, after)).sort([(name, 1) for name in fields])
             docs = list(found.limit(_PAGE))
-            for doc in self._true_versions(docs):
+            for doc in self._bin.true_versions(docs):
                 number += 1
                 yield (
                     [doc["uid"], doc["order"], doc["_id"], number],
@@ -121,15 +128,40 @@ class Mover:
                 return
             after = [docs[-1][name] for name in fields]
 
-    def _true_versions(self, docs: Sequence[Doc]) -> list[Doc]:
-        """Without copies for replacements that did not happen, and of instances that are gone."""
-        uids = sorted({doc["uid"] for doc in docs})
-        found = self._connection.safe("instances").find({"_id": {"$in": uids}}, {"life": 1, "blob.key": 1})
-        current = {doc["_id"]: (doc["life"], doc["blob"]["key"]) for doc in found}
+    def _binned(self, position: Position) -> Entries:
+        number = position[2] if position else 0
+        condition: Doc = {"purged_at": None}
+        if position:
+            condition.update(behind(EPOCH + timedelta(milliseconds=position[0]), position[1]))
+        while True:
+            docs = list(
+                self._connection.safe("binned").find(condition).sort([("binned_at", 1), ("_id", 1)]).limit(_PAGE)
+            )
+            for doc in self._bin.true_entries(docs):
+                number += 1
+                entry = BinnedEntry(
+                    number=number,
+                    instance=stored_instance(doc, doc["uid"]),
+                    metadata=self._large_metadata.of(doc),
+                    binned_at=doc["binned_at"],
+                    older=self._older(doc),
+                )
+                yield [(doc["binned_at"] - EPOCH) // timedelta(milliseconds=1), doc["_id"], number], entry
+            if len(docs) < _PAGE:
+                return
+            condition.update(behind(docs[-1]["binned_at"], docs[-1]["_id"]))
+
+    def _older(self, entry: Doc) -> list[ReplacedEntry]:
+        condition = {"uid": entry["uid"], "life": entry["_id"], "blob.key": {"$ne": entry["blob"]["key"]}}
+        found = self._connection.safe("replaced").find(condition).sort([("order", 1), ("_id", 1)])
         return [
-            doc
-            for doc in docs
-            if (known := current.get(doc["uid"])) and known[0] == doc["life"] and known[1] != doc["blob"]["key"]
+            ReplacedEntry(
+                number=number,
+                instance=stored_instance(doc, doc["uid"]),
+                metadata=self._large_metadata.of(doc),
+                replaced_at=doc["replaced_at"],
+            )
+            for number, doc in enumerate(found, 1)
         ]
 
     def _changes(self, position: Position) -> Entries:
@@ -160,6 +192,7 @@ class Mover:
         self._remover.finish_silent_marks()
         self._load_instances([entry for entry in entries if isinstance(entry, InstanceEntry)])
         self._load_replaced([entry for entry in entries if isinstance(entry, ReplacedEntry)])
+        self._load_binned([entry for entry in entries if isinstance(entry, BinnedEntry)])
         changes = [entry for entry in entries if isinstance(entry, ChangeEntry)]
         if changes:
             self._feed.load(changes)
@@ -208,13 +241,33 @@ class Mover:
                 raise StorageError("An older version of an instance came before the instance.")
             life = current[instance.instance_uid]["life"]
             version = f"loaded.{entry.number}"
-            record = record_of(instance, entry.metadata)
-            doc = Composer(version).document(record, added(record), stored_at=instance.stored_at, life=life)
-            doc["v"] = version
-            docs.append(copy_of(doc, order=entry.number, replaced_at=entry.replaced_at))
-        self._large_metadata.put_aside(docs)
-        operations = [ReplaceOne({"_id": doc["_id"]}, doc, upsert=True) for doc in docs]
-        self._connection.safe("replaced").bulk_write(operations, ordered=False)
+            docs.append(copy_of(_version(entry, version, life), order=entry.number, replaced_at=entry.replaced_at))
+        self._put("replaced", docs)
+
+    def _load_binned(self, entries: Sequence[BinnedEntry]) -> None:
+        older, docs = [], []
+        for entry in entries:
+            life = f"loaded-bin.{entry.number}"
+            # Without a place: it gets the last one when it is restored.
+            docs.append(bin_entry({**_version(entry, life, life), "place": None}, binned_at=entry.binned_at))
+            for one in entry.older:
+                doc = _version(one, f"{life}.{one.number}", life)
+                older.append(copy_of(doc, order=one.number, replaced_at=one.replaced_at))
+        self._put("replaced", older)
+        self._put("binned", docs)
+
+    def _put(self, name: str, docs: Sequence[Doc]) -> None:
+        if docs:
+            self._large_metadata.put_aside(docs)
+            operations = [ReplaceOne({"_id": doc["_id"]}, doc, upsert=True) for doc in docs]
+            self._connection.safe(name).bulk_write(operations, ordered=False)
+
+
+def _version(entry: ReplacedEntry | BinnedEntry, version: str, life: str) -> Doc:
+    """The document of an instance for a version that is not current."""
+    record = record_of(entry.instance, entry.metadata)
+    doc = Composer(version).document(record, added(record), stored_at=entry.instance.stored_at, life=life)
+    return {**doc, "v": version}
 
 
 def _behind(fields: Sequence[str], position: Position) -> Doc:

@@ -145,7 +145,12 @@ class Reader:
         )
         if current is None or self._work.removed([current]):
             return []
-        condition = {"uid": instance_uid, "life": current["life"], "blob.key": {"$ne": current["blob"]["key"]}}
+        condition = {
+            "uid": instance_uid,
+            "life": current["life"],
+            "blob.key": {"$ne": current["blob"]["key"]},
+            "purged_at": None,
+        }
         versions: dict[str, ReplacedVersion] = {}
         for doc in self._connection.safe("replaced").find(condition).sort("order", -1):
             version = ReplacedVersion(
@@ -155,10 +160,10 @@ class Reader:
         return list(versions.values())
 
     def known_blobs(self, keys: Sequence[str]) -> frozenset[str]:
-        """As `Storage.known_blobs`. A blob goes from the instance to its older versions and back, and is written to the
-        new place before it leaves the old one: looking at instances twice misses none."""
+        """As `Storage.known_blobs`. A blob goes from the instance to its older versions or the bin and back, and is
+        written to the new place before it leaves the old one: looking at instances twice misses none."""
         left = set(keys)
-        for name in ("instances", "replaced", "instances"):
+        for name in ("instances", "replaced", "binned", "instances"):
             if left:
                 found = self._connection.safe(name).find({"blobs": {"$in": sorted(left)}}, {"blobs": 1})
                 left -= {key for doc in found for key in doc["blobs"]}

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime
 
-from pymongo import UpdateOne
-from pymongo.errors import ConnectionFailure, DuplicateKeyError, PyMongoError, WTimeoutError
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError, WTimeoutError
 
+from backends.mongodb import releasing
 from backends.mongodb.connection import Connection, Doc
 from backends.mongodb.derived import Ascent
+from backends.mongodb.errors import is_duplicate
 from backends.mongodb.feed import Entry, Feed
-from backends.mongodb.instances import LargeMetadata
+from backends.mongodb.instances import LargeMetadata, bin_entry
 from backends.mongodb.work import (
     LEASE_SECONDS,
     READ_AFTER_SECONDS,
@@ -25,6 +28,7 @@ from dicomweb_server.errors import StorageUnavailable
 from dicomweb_server.storage.records import ChangeKind, Removed, Scope
 
 _BATCH = 500
+_KEPT_BATCH = 100
 _WAIT_SECONDS = 20.0
 _PAUSE_SECONDS = 0.01
 
@@ -40,9 +44,9 @@ class Remover:
 
     # Removing
 
-    def remove(self, scope: Scope) -> Removed:
+    def remove(self, scope: Scope, *, keep: bool) -> Removed:
         """As `Storage.remove`: a scope without a study means every study that has such a series or instance."""
-        removed = [found for study_uid in self._studies(scope) if (found := self._remove_of(study_uid, scope))]
+        removed = [found for uid in self._studies(scope) if (found := self._remove_of(uid, scope, keep=keep))]
         if not removed:
             raise scope.not_found()
         return Removed(
@@ -56,8 +60,9 @@ class Remover:
             return [scope.study_uid]
         return sorted(self._connection.safe("instances").distinct("study", condition_of(scope)))
 
-    def _remove_of(self, study_uid: str, scope: Scope) -> Removed | None:
-        token = self._begin(study_uid)
+    def _remove_of(self, study_uid: str, scope: Scope, *, keep: bool) -> Removed | None:
+        intent = self._begin(study_uid, keep=keep)
+        token = intent["token"]
         try:
             series, number = self._tag({**condition_of(scope), "study": study_uid}, token)
             if number:
@@ -69,7 +74,7 @@ class Remover:
         if not number:
             self._withdraw(study_uid, token)
             return None
-        self.finish({"_id": intent_id(study_uid), "study": study_uid, "token": token})
+        self.finish(intent)
         left = self._connection.safe("series").count_documents({"study": study_uid, "uid": {"$in": series}})
         studies = 0 if self._connection.safe("studies").find_one({"_id": study_uid}, {"_id": 1}) else 1
         return Removed(studies=studies, series=len(series) - left, instances=number)
@@ -89,7 +94,7 @@ class Remover:
         if self._connection.safe("work").delete_one(condition).deleted_count:
             self._untag(token)
 
-    def _begin(self, study_uid: str) -> str:
+    def _begin(self, study_uid: str, *, keep: bool) -> Doc:
         """Write the intent; whoever removes in this study already comes first."""
         token = new_token()
         fields = {
@@ -99,12 +104,15 @@ class Remover:
             "state": "tagging",
             "patients": [],
             "at": "$$NOW",
+            "keep": keep,
         }
         while True:
             condition = {"_id": intent_id(study_uid), "token": token}
             try:
-                self._connection.safe("work").update_one(condition, [{"$set": fields}], upsert=True)
-                return token
+                intent = self._connection.safe("work").find_one_and_update(
+                    condition, [{"$set": fields}], upsert=True, return_document=ReturnDocument.AFTER
+                )
+                return dict(intent or {})
             except DuplicateKeyError:
                 other = self._connection.safe("work").find_one({"_id": intent_id(study_uid)})
                 if other is not None:
@@ -131,14 +139,19 @@ class Remover:
         study_uid, token = intent["study"], intent["token"]
         self.derive(intent)
         instances = self._connection.safe("instances")
-        fields = {"study": 1, "series": 1, "blobs": 1, "life": 1, "metadata_key": 1}
-        while docs := list(instances.find({"gone": token}, fields).limit(_BATCH)):
+        keep = intent.get("keep", False)
+        fields = None if keep else {"study": 1, "series": 1, "blobs": 1, "life": 1, "metadata_key": 1}
+        while docs := list(instances.find({"gone": token}, fields).limit(_KEPT_BATCH if keep else _BATCH)):
             entries = [
                 Entry(kind=ChangeKind.REMOVED, study_uid=study_uid, series_uid=doc["series"], instance_uid=doc["_id"])
                 for doc in docs
             ]
             self._feed.tell(entries, condition={"gone": token}, gone=token)
-            self._delete(docs, token)
+            if keep:
+                self._put_in_bin(docs, intent["at"])
+            else:
+                self._let_go(docs)
+            instances.delete_many({"_id": {"$in": [doc["_id"] for doc in docs]}, "gone": token})
         self._connection.safe("work").delete_one({"_id": intent["_id"], "token": token})
 
     def derive(self, intent: Doc) -> None:
@@ -149,8 +162,22 @@ class Remover:
             {"_id": intent["_id"], "token": intent["token"]}, {"$set": {"derived": True}}
         )
 
-    def _delete(self, docs: list[Doc], token: str) -> None:
-        """Delete instances with their older versions; their blobs are queued first."""
+    def _put_in_bin(self, docs: list[Doc], at: datetime) -> None:
+        """Entries of the bin; those that were purged since another process did this are not made again."""
+        entries = [bin_entry(doc, binned_at=at) for doc in docs]
+        operations = [
+            # Not None: an upsert would write that down.
+            UpdateOne({"_id": entry["_id"], "purged_at": {"$exists": False}}, {"$set": entry}, upsert=True)
+            for entry in entries
+        ]
+        try:
+            self._connection.safe("binned").bulk_write(operations, ordered=False)
+        except BulkWriteError as error:
+            if not is_duplicate(error):
+                raise
+
+    def _let_go(self, docs: list[Doc]) -> None:
+        """Queue the blobs of instances and of their older versions, and delete these."""
         lives = {doc["_id"]: doc["life"] for doc in docs}
         versions = [
             copy
@@ -159,18 +186,11 @@ class Remover:
             )
             if copy["life"] == lives[copy["uid"]]  # else of an instance that was stored after this removal
         ]
-        order = time.time_ns()
-        keys = dict.fromkeys(key for doc in (*docs, *versions) for key in doc["blobs"])
-        self._connection.safe("released").bulk_write(
-            [
-                UpdateOne({"_id": key}, {"$setOnInsert": {"order": order + place}}, upsert=True)
-                for place, key in enumerate(keys)
-            ],
-            ordered=False,
-        )
+        releasing.queue(self._connection, (key for doc in (*docs, *versions) for key in doc["blobs"]))
         self._large_metadata.delete([doc["metadata_key"] for doc in (*docs, *versions) if doc.get("metadata_key")])
         self._connection.safe("replaced").delete_many({"_id": {"$in": [copy["_id"] for copy in versions]}})
-        self._connection.safe("instances").delete_many({"_id": {"$in": list(lives)}, "gone": token})
+        # What is left in the bin of instances that were restored.
+        self._connection.safe("binned").delete_many({"_id": {"$in": list(lives.values())}, "purged_at": None})
 
     # Meeting the removal of another
 
@@ -251,17 +271,18 @@ class Remover:
         for patient in mark.get("patients", ()):
             ascent.derive(Level.PATIENT, patient)
         if not mark.get("silent"):
-            self._feed.tell(list(self._stored_under(mark["_id"], studies)), condition={"attempt": mark["_id"]})
+            entries = list(self._stored_under(mark["_id"], studies, mark.get("tells", "")))
+            self._feed.tell(entries, condition={"attempt": mark["_id"]})
         self._connection.safe("work").update_one({"_id": mark["_id"]}, {"$set": {"checked": True}})
 
-    def _stored_under(self, token: str, studies: Iterable[str]) -> Iterable[Entry]:
+    def _stored_under(self, token: str, studies: Iterable[str], tells: str) -> Iterable[Entry]:
         found = self._connection.safe("instances").find(
             {"study": {"$in": list(studies)}, "attempt": token}, {"study": 1, "series": 1, "life": 1, "kind": 1}
         )
         for doc in found:
             created = doc["life"].startswith(f"{token}.")
             yield Entry(
-                kind=ChangeKind.STORED if created else ChangeKind.REPLACED,
+                kind=ChangeKind(tells) if tells else ChangeKind.STORED if created else ChangeKind.REPLACED,
                 study_uid=doc["study"],
                 series_uid=doc["series"],
                 instance_uid=doc["_id"],

@@ -3,7 +3,8 @@
 instances          _id is the SOP Instance UID. The only source of truth.
 series, studies, patients   derived from the instances; _id is "study/series", the Study Instance UID, the patient key
 work               what is being changed now: marks of stores, intents of removals
-replaced           older versions of instances
+replaced           older versions of instances, also of those in the bin
+binned             the bin; _id is the life of the instance (`binned`)
 metadata           pieces of metadata too large for the document of their instance
 released           keys of blobs to delete; _id is the key
 changes, counters  the change feed, and the last number given
@@ -28,7 +29,7 @@ from dicomweb_server.dicom.attributes import clock_digits, patient_digest
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError
 
-VERSION = 2
+VERSION = 3
 
 COLLECTION = {
     Level.PATIENT: "patients",
@@ -106,6 +107,17 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("uid", 1), ("order", 1), ("_id", 1)], name="uid"),
         IndexModel([("blobs", 1)], name="blobs"),
         IndexModel([("blob.size_bytes", 1)], name="size"),
+        IndexModel([("replaced_at", 1), ("_id", 1)], name="time"),
+    ],
+    "binned": [
+        IndexModel([("binned_at", 1), ("_id", 1)], name="time"),
+        IndexModel([("study", 1), ("series", 1), ("binned_at", 1), ("_id", 1)], name="study"),
+        IndexModel([("series", 1), ("binned_at", 1), ("_id", 1)], name="series"),
+        IndexModel([("uid", 1)], name="uid"),
+        IndexModel([("blobs", 1)], name="blobs"),
+        IndexModel([("blob.size_bytes", 1)], name="size"),
+        IndexModel([("metadata_key", 1)], name="metadata", sparse=True),
+        IndexModel([("purged_at", 1)], name="purged", partialFilterExpression={"purged_at": {"$exists": True}}),
     ],
     "metadata": [IndexModel([("key", 1), ("n", 1)], name="key"), IndexModel([("attempt", 1)], name="attempt")],
     "released": [IndexModel([("order", 1)], name="order")],

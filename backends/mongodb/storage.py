@@ -3,9 +3,11 @@
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
-from backends.mongodb import recompute, schema, usage
+from backends.mongodb import recompute, releasing, schema, usage
+from backends.mongodb.binned import Bin
 from backends.mongodb.connection import Connection, MongoSettings
 from backends.mongodb.documents import Documents
 from backends.mongodb.errors import driver_errors
@@ -21,6 +23,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinPage,
     Change,
     Document,
     DocumentPage,
@@ -31,6 +34,7 @@ from dicomweb_server.storage.records import (
     Page,
     Removed,
     ReplacedVersion,
+    Restored,
     Scope,
     StorageState,
     StoredInstance,
@@ -57,8 +61,11 @@ class MongoStorage(Storage):
         self._remover = Remover(self._connection, self._work, self._feed, large_metadata)
         self._writer = Writer(self._connection, self._work, self._feed, self._remover, large_metadata)
         self._reader = Reader(self._connection, self._work, self._feed, self._remover, large_metadata)
+        self._bin = Bin(self._connection, self._work, self._feed, self._remover, large_metadata)
         self._documents = Documents(self._connection)
-        self._mover = Mover(self._connection, self._work, self._feed, self._remover, large_metadata, self._documents)
+        self._mover = Mover(
+            self._connection, self._work, self._feed, self._remover, large_metadata, self._documents, self._bin
+        )
         self._sweeper: threading.Thread | None = None
         self._stopping = threading.Event()
 
@@ -97,6 +104,7 @@ class MongoStorage(Storage):
             try:
                 with driver_errors():
                     self._remover.sweep()
+                    self._bin.sweep()
             except StorageUnavailable:  # the next time
                 pass
             except StorageError:
@@ -130,9 +138,9 @@ class MongoStorage(Storage):
         with driver_errors():
             return self._reader.version(scope)
 
-    def remove(self, *, scope: Scope) -> Removed:
+    def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
         with driver_errors():
-            return self._remover.remove(scope)
+            return self._remover.remove(scope, keep=keep)
 
     def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
         with driver_errors():
@@ -141,6 +149,10 @@ class MongoStorage(Storage):
     def restore(self, *, instance_uid: str, version: str) -> None:
         with driver_errors():
             self._writer.restore(instance_uid, version)
+
+    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+        with driver_errors():
+            return self._bin.purge_replaced(before, limit)
 
     # Checking what is derived
 
@@ -152,6 +164,22 @@ class MongoStorage(Storage):
     def recompute(self, *, scope: Scope) -> None:
         with driver_errors():
             recompute.recompute(self._connection, self._work, scope)
+
+    # The bin
+
+    def binned(
+        self, *, scope: Scope, before: datetime | None = None, limit: int = 100, cursor: str | None = None
+    ) -> BinPage:
+        with driver_errors():
+            return self._bin.page(scope, before, limit, cursor)
+
+    def restore_binned(self, *, entries: Sequence[str]) -> list[Restored]:
+        with driver_errors():
+            return self._bin.restore(entries)
+
+    def purge_binned(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        with driver_errors():
+            return self._bin.purge(scope, before, limit)
 
     # Search
 
@@ -167,12 +195,11 @@ class MongoStorage(Storage):
 
     def released(self, *, limit: int) -> Sequence[str]:
         with driver_errors():
-            found = self._connection.safe("released").find({}, {"_id": 1}).sort("order", 1).limit(limit)
-            return [doc["_id"] for doc in found] if limit else []
+            return releasing.released(self._connection, limit)
 
     def confirm_released(self, *, keys: Iterable[str]) -> None:
         with driver_errors():
-            self._connection.safe("released").delete_many({"_id": {"$in": list(keys)}})
+            releasing.confirm(self._connection, keys)
 
     def known_blobs(self, *, keys: Sequence[str]) -> frozenset[str]:
         with driver_errors():

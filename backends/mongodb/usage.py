@@ -40,16 +40,20 @@ def usage(connection: Connection, scope: Scope) -> Usage:
     if scope.level is not None and not shares:
         raise scope.not_found()
     old = _totals(connection, "replaced", place)
+    binned = _totals(connection, "binned", {**place, "purged_at": None})
     return Usage(
         shares=sorted(shares, key=lambda share: (share.modality, share.transfer_syntax_uid)),
         replaced_instances=old["n"],
         replaced_bytes=old["size"],
+        binned_instances=binned["n"],
+        binned_bytes=binned["size"],
     )
 
 
 def stored_bytes(connection: Connection) -> int:
-    """As `Storage.stored_bytes`; reads the index "size" of both collections alone."""
-    return sum(int(_totals(connection, name, {}, hint="size")["size"]) for name in ("instances", "replaced"))
+    """As `Storage.stored_bytes`; reads the index "size" of the collections alone."""
+    names = ("instances", "replaced", "binned")
+    return sum(int(_totals(connection, name, {}, hint="size")["size"]) for name in names)
 
 
 def _totals(connection: Connection, name: str, place: Doc, **options: Any) -> Doc:

@@ -74,9 +74,9 @@ def now_in_milliseconds() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
-def older_than(seconds: float) -> Doc:
-    """The condition on the time of a document of `work`, by the clock of the database."""
-    return {"$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", int(seconds * 1000)]}]}}
+def older_than(seconds: float, field: str = "at") -> Doc:
+    """The condition on the time of a document, by the clock of the database."""
+    return {"$expr": {"$lt": [f"${field}", {"$subtract": ["$$NOW", int(seconds * 1000)]}]}}
 
 
 class Mark:
@@ -101,12 +101,15 @@ class Work:
         self._lock = threading.Lock()
         self._last_place = 0
 
-    def mark(self, studies: Iterable[str], token: str = "", *, silent: bool = False) -> Mark:
-        """Write a mark, safely, before anything below the studies changes. `silent`: the change feed is not told."""
+    def mark(self, studies: Iterable[str], token: str = "", *, silent: bool = False, tells: str = "") -> Mark:
+        """Write a mark, safely, before anything below the studies changes. `silent`: the change feed is not told.
+        `tells`: of which kind of change it is, where that is not plain from the instances."""
         token = token or new_token()
         fields: Doc = {"kind": "mark", "studies": {"$literal": sorted(studies)}, "patients": [], "at": "$$NOW"}
         if silent:
             fields["silent"] = True
+        if tells:
+            fields["tells"] = tells
         found = self._connection.safe("work").find_one_and_update(
             {"_id": token}, [{"$set": fields}], upsert=True, return_document=ReturnDocument.AFTER
         )

@@ -8,6 +8,7 @@ from typing import Any
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, ConnectionFailure, WTimeoutError
 
+from backends.mongodb.claims import claim, give_back
 from backends.mongodb.connection import Connection, Doc
 from backends.mongodb.derived import Added, Ascent, series_id
 from backends.mongodb.errors import is_duplicate
@@ -23,6 +24,7 @@ from dicomweb_server.storage.records import ChangeKind, InstanceRecord, OnDuplic
 
 _KNOWN = {"study": 1, "series": 1, "blob": 1, "gone": 1, "attempt": 1}
 _TRIES = 30
+_PAUSE_SECONDS = 0.05
 
 
 class Writer:
@@ -60,20 +62,35 @@ class Writer:
             if current is not None and current.get("gone"):
                 self._remover.resolve(current["study"], current["gone"])
                 continue
-            copy = current and self._connection.safe("replaced").find_one(
-                {"_id": version, "uid": instance_uid, "life": current["life"]}
-            )
-            if not current or not copy or copy["blob"]["key"] == current["blob"]["key"]:
-                raise NotFound("there is no such version of the instance")
-            record = record_of(stored_instance(copy, instance_uid), self._large_metadata.of(copy))
-            mark = self._work.mark({current["study"], copy["study"]})
-            if self._take_place(mark, current, record, ChangeKind.RESTORED, stored_at=copy["stored_at"]) is not None:
-                self._connection.safe("replaced").delete_one({"_id": version})
-                self._large_metadata.delete([copy["metadata_key"]] if copy.get("metadata_key") else [])
-                self._work.unmark(mark.token)
-                return
-            self._work.unmark(mark.token)
+            claim_token = new_token()
+            (copy,) = claim(self._connection, "replaced", [version], claim_token) or (None,)
+            if copy is None and self._connection.safe("replaced").find_one({"_id": version, "purged_at": None}):
+                time.sleep(_PAUSE_SECONDS)  # somebody else restores it at this moment
+                continue
+            try:
+                if self._restored(current, copy, instance_uid):
+                    return
+            finally:
+                give_back(self._connection, "replaced", [version], claim_token)
         raise StorageUnavailable("The instance is busy with other writers.", retry_after_seconds=2)
+
+    def _restored(self, current: Doc | None, copy: Doc | None, instance_uid: str) -> bool:
+        """Put a version that is claimed in the place of the instance; False when somebody else was faster."""
+        if (
+            current is None
+            or copy is None
+            or (copy["uid"], copy["life"]) != (instance_uid, current["life"])
+            or copy["blob"]["key"] == current["blob"]["key"]
+        ):
+            raise NotFound("there is no such version of the instance")
+        record = record_of(stored_instance(copy, instance_uid), self._large_metadata.of(copy))
+        mark = self._work.mark({current["study"], copy["study"]}, tells=ChangeKind.RESTORED.value)
+        done = self._take_place(mark, current, record, ChangeKind.RESTORED, stored_at=copy["stored_at"]) is not None
+        if done:
+            self._connection.safe("replaced").delete_one({"_id": copy["_id"]})
+            self._large_metadata.delete([copy["metadata_key"]] if copy.get("metadata_key") else [])
+        self._work.unmark(mark.token)
+        return done
 
     def _take_place(
         self, mark: Mark, old: Doc, record: InstanceRecord, kind: ChangeKind, *, stored_at: Any = None
@@ -219,7 +236,7 @@ class _Wave:
         self._writer._large_metadata.put_aside(docs)
         if time.monotonic() - self._started > LEASE_SECONDS / 2:
             return
-        ours = self._insert(docs, token)
+        ours = insert(self._connection, docs, token)
         if len(ours) < len(docs):
             self._writer._large_metadata.delete(
                 [doc["metadata_key"] for place, doc in enumerate(docs) if place not in ours and doc.get("metadata_key")]
@@ -249,35 +266,6 @@ class _Wave:
             ascent.derive_all(members)
         feed.tell(refused, condition=condition)
 
-    def _insert(self, docs: Sequence[Doc], token: str) -> list[int]:
-        """Which of the documents are there now by this attempt."""
-        instances = self._connection.safe("instances")
-        left = list(range(len(docs)))
-        for last in (False, True):
-            try:
-                instances.insert_many([docs[place] for place in left], ordered=False)
-                return list(range(len(docs)))
-            except BulkWriteError as error:
-                if not is_duplicate(error):
-                    raise
-                break
-            except ConnectionFailure:
-                # Whether it happened is read back, and what did not is sent once more: it cannot happen twice.
-                if last:
-                    raise
-                left = sorted(set(left) - set(self._present(docs, token)))
-                if not left:
-                    break
-        # By this write, too, everything before it is safe.
-        instances.update_one({"_id": docs[0]["_id"], "attempt": token}, {"$set": {"attempt": token}})
-        return self._present(docs, token)
-
-    def _present(self, docs: Sequence[Doc], token: str) -> list[int]:
-        uids = [doc["_id"] for doc in docs]
-        found = self._connection.safe("instances").find({"_id": {"$in": uids}, "attempt": token}, {"_id": 1})
-        present = {doc["_id"] for doc in found}
-        return [place for place, uid in enumerate(uids) if uid in present]
-
     # Replacing
 
     def _replace(self, index: int) -> None:
@@ -292,6 +280,37 @@ class _Wave:
             (tags,) = _conflicts(ascent, [(doc, select(record.attributes, Level.SERIES))])
             self._end(index, Stored.REPLACED, tags)
         self._work.unmark(mark.token)
+
+
+def insert(connection: Connection, docs: Sequence[Doc], token: str) -> list[int]:
+    """Insert documents of instances; gives the places of those that are there now by this attempt."""
+    instances = connection.safe("instances")
+    left = list(range(len(docs)))
+    for last in (False, True):
+        try:
+            instances.insert_many([docs[place] for place in left], ordered=False)
+            return list(range(len(docs)))
+        except BulkWriteError as error:
+            if not is_duplicate(error):
+                raise
+            break
+        except ConnectionFailure:
+            # Whether it happened is read back, and what did not is sent once more: it cannot happen twice.
+            if last:
+                raise
+            left = sorted(set(left) - set(_present(connection, docs, token)))
+            if not left:
+                break
+    # By this write, too, everything before it is safe.
+    instances.update_one({"_id": docs[0]["_id"], "attempt": token}, {"$set": {"attempt": token}})
+    return _present(connection, docs, token)
+
+
+def _present(connection: Connection, docs: Sequence[Doc], token: str) -> list[int]:
+    uids = [doc["_id"] for doc in docs]
+    found = connection.safe("instances").find({"_id": {"$in": uids}, "attempt": token}, {"_id": 1})
+    present = {doc["_id"] for doc in found}
+    return [place for place, uid in enumerate(uids) if uid in present]
 
 
 def _is_same(doc: Doc, record: InstanceRecord) -> bool:

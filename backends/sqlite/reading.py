@@ -50,6 +50,11 @@ def moment(microseconds: int) -> datetime:
     return schema.EPOCH + timedelta(microseconds=microseconds)
 
 
+def microseconds_of(time: datetime) -> int:
+    """A time as it is kept in the tables."""
+    return (time - schema.EPOCH) // timedelta(microseconds=1)
+
+
 def get(connection: Connection, scope: Scope) -> StoredInstance:
     """As `Storage.get`."""
     row = connection.execute(f"SELECT {STORED} {JOINED} WHERE i.uid = ?", (scope.instance_uid,)).fetchone()
@@ -158,7 +163,8 @@ def replaced(connection: Connection, instance_uid: str) -> list[ReplacedVersion]
     """As `Storage.replaced`."""
     rows = connection.execute(
         "SELECT study_uid, series_uid, uid, sop_class, transfer_syntax, blob_key, size_bytes, sha256, layout, "
-        "layout_blob, stored_at, replaced_at, id FROM replaced WHERE uid = ? ORDER BY id DESC",
+        "layout_blob, stored_at, replaced_at, id FROM replaced "
+        "WHERE uid = ? AND binned IS NULL ORDER BY id DESC",
         (instance_uid,),
     )
     return [
@@ -227,18 +233,27 @@ def usage(connection: Connection, scope: Scope) -> Usage:
     if scope.level is not None and not rows:
         raise scope.not_found()
     conditions = " AND ".join(["TRUE", *(text.format("r") for text in chosen)])
-    instances, size = connection.execute(
-        f"SELECT count(*), coalesce(sum(size_bytes), 0) FROM replaced r WHERE {conditions}", values
-    ).fetchone()
+    (replaced_instances, replaced_bytes), (binned_instances, binned_bytes) = (
+        connection.execute(
+            f"SELECT count(*), coalesce(sum(size_bytes), 0) FROM {table} r WHERE {conditions}", values
+        ).fetchone()
+        for table in ("replaced", "binned")
+    )
     shares = [Share(modality=row[0], transfer_syntax_uid=row[1], instances=row[2], size_bytes=row[3]) for row in rows]
-    return Usage(shares=shares, replaced_instances=instances, replaced_bytes=size)
+    return Usage(
+        shares=shares,
+        replaced_instances=replaced_instances,
+        replaced_bytes=replaced_bytes,
+        binned_instances=binned_instances,
+        binned_bytes=binned_bytes,
+    )
 
 
 def stored_bytes(connection: Connection) -> int:
-    """As `Storage.stored_bytes`. The rows of the two tables are short."""
+    """As `Storage.stored_bytes`. The rows of these tables are short."""
     (size,) = connection.execute(
         "SELECT (SELECT coalesce(sum(size_bytes), 0) FROM instance) + "
-        "(SELECT coalesce(sum(size_bytes), 0) FROM replaced)"
+        "(SELECT coalesce(sum(size_bytes), 0) FROM replaced) + (SELECT coalesce(sum(size_bytes), 0) FROM binned)"
     ).fetchone()
     return int(size)
 

@@ -18,7 +18,7 @@ from dicomweb_server.dicom.attributes import clock_digits, patient_digest
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError
 
-VERSION = 2
+VERSION = 3
 APPLICATION_ID = 0x44494357
 PAGE_SIZE_BYTES = 8192
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -121,11 +121,12 @@ CREATE TABLE replaced (
     id INTEGER PRIMARY KEY, uid TEXT NOT NULL, study_uid TEXT NOT NULL, series_uid TEXT NOT NULL,
     sop_class TEXT NOT NULL, transfer_syntax TEXT NOT NULL, stored_at INTEGER NOT NULL, replaced_at INTEGER NOT NULL,
     blob_key TEXT NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, layout_blob TEXT,
-    layout BLOB NOT NULL, metadata BLOB NOT NULL);
+    layout BLOB NOT NULL, metadata BLOB NOT NULL, binned INTEGER);
 CREATE INDEX replaced_by_uid ON replaced (uid);
 CREATE INDEX replaced_by_blob ON replaced (blob_key);
 CREATE INDEX replaced_by_layout ON replaced (layout_blob) WHERE layout_blob IS NOT NULL;
 
+{bin}
 CREATE TABLE released (id INTEGER PRIMARY KEY AUTOINCREMENT, blob_key TEXT NOT NULL UNIQUE);
 
 CREATE TABLE change (
@@ -143,6 +144,24 @@ CREATE TABLE document_key (
     kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, id TEXT NOT NULL,
     PRIMARY KEY (kind, name, value, id)) WITHOUT ROWID;
 CREATE INDEX document_key_by_id ON document_key (kind, id);
+"""
+
+# Removed instances under the id that they had. `replaced.binned` is the id of the entry that an older version is in the
+# bin with; NULL where the instance is stored.
+_BIN = """
+CREATE TABLE binned (
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL, study_uid TEXT NOT NULL, series_uid TEXT NOT NULL,
+    sop_class TEXT NOT NULL, transfer_syntax TEXT NOT NULL, stored_at INTEGER NOT NULL, binned_at INTEGER NOT NULL,
+    blob_key TEXT NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, layout_blob TEXT,
+    layout BLOB NOT NULL, metadata BLOB NOT NULL);
+CREATE INDEX binned_by_time ON binned (binned_at, id);
+CREATE INDEX binned_by_study ON binned (study_uid, binned_at, id);
+CREATE INDEX binned_by_series ON binned (series_uid, binned_at, id);
+CREATE INDEX binned_by_uid ON binned (uid);
+CREATE INDEX binned_by_blob ON binned (blob_key);
+CREATE INDEX binned_by_layout ON binned (layout_blob) WHERE layout_blob IS NOT NULL;
+CREATE INDEX replaced_by_time ON replaced (replaced_at) WHERE binned IS NULL;
+CREATE INDEX replaced_by_bin ON replaced (binned) WHERE binned IS NOT NULL;
 """
 
 _VALUES = """
@@ -171,15 +190,29 @@ def prepare(connection: sqlite3.Connection) -> None:
         return
     if application != APPLICATION_ID:
         raise ConfigError("The SQLite file of the settings exists, but is no archive of this server.")
-    if version < VERSION:
-        _migrate(connection)
+    if version < 2:
+        _add_digests(connection)
+    if version < 3:
+        _add_bin(connection)
     if version > VERSION:
         raise ConfigError(
             f"The archive was written by a newer release: it has schema {version}, this one reads up to {VERSION}."
         )
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _add_bin(connection: sqlite3.Connection) -> None:
+    """From version 2: there is a bin."""
+    connection.execute("ALTER TABLE replaced ADD COLUMN binned INTEGER")
+    for statement in _split(_BIN):
+        connection.execute(statement)
+    connection.execute("PRAGMA user_version = 3")
+
+
+def _split(text: str) -> list[str]:
+    return [statement for part in text.split(";") if (statement := part.strip())]
+
+
+def _add_digests(connection: sqlite3.Connection) -> None:
     """From version 1: patients have a digest, and what is above instances the time of its last change. What was stored
     before is as old as its newest instance."""
     connection.execute("ALTER TABLE patient ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
@@ -197,7 +230,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         )
     for table, name in (("patient", "digest"), ("patient", "changed_at"), ("study", "changed_at")):
         connection.execute(f"CREATE INDEX {table}_{name} ON {table} ({name})")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("PRAGMA user_version = 2")
 
 
 def digits_of(microseconds: int) -> str:
@@ -213,11 +246,11 @@ def _statements() -> list[str]:
         )
         for level in Level
     }
-    text = _ENTITIES.format(never=NEVER_CHANGED, **columns)
+    text = _ENTITIES.format(never=NEVER_CHANGED, bin=_BIN, **columns)
     text += "".join(_VALUES.format(table=table) for table in TABLES.values())
     for level, names in _INDEXED.items():
         table = TABLES[level]
         text += "".join(f"CREATE INDEX {table}_{name} ON {table} ({name});\n" for name in names.split())
     text += "INSERT INTO archive VALUES (lower(hex(randomblob(4))), 1);\n"
     text += f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {VERSION};\n"
-    return [statement for part in text.split(";") if (statement := part.strip())]
+    return _split(text)

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 import orjson
 
 from backends import dumping
-from backends.sqlite import documents, moving, reading, recompute
+from backends.sqlite import binned, documents, moving, reading, recompute
 from backends.sqlite.connections import Connections
 from backends.sqlite.writer import Writer
 from dicomweb_server.errors import ConfigError, StorageError
@@ -15,6 +16,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinPage,
     Change,
     Document,
     DocumentPage,
@@ -26,6 +28,7 @@ from dicomweb_server.storage.records import (
     Page,
     Removed,
     ReplacedVersion,
+    Restored,
     Scope,
     StorageState,
     StoredInstance,
@@ -99,8 +102,8 @@ class SQLiteStorage(Storage):
         with self._connections.reading() as connection:
             return reading.version(connection, scope)
 
-    def remove(self, *, scope: Scope) -> Removed:
-        return self._writer.run(lambda unit: unit.remove(scope))
+    def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
+        return self._writer.run(lambda unit: unit.remove(scope, keep=keep))
 
     def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
         with self._connections.reading() as connection:
@@ -108,6 +111,9 @@ class SQLiteStorage(Storage):
 
     def restore(self, *, instance_uid: str, version: str) -> None:
         self._writer.run(lambda unit: unit.restore(instance_uid, version))
+
+    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+        return self._writer.run(lambda unit: binned.purge_replaced(unit, before, limit))
 
     # Checking what is derived
 
@@ -117,6 +123,20 @@ class SQLiteStorage(Storage):
 
     def recompute(self, *, scope: Scope) -> None:
         self._writer.run(lambda unit: recompute.recompute(unit, scope))
+
+    # The bin
+
+    def binned(
+        self, *, scope: Scope, before: datetime | None = None, limit: int = 100, cursor: str | None = None
+    ) -> BinPage:
+        with self._connections.reading() as connection:
+            return binned.page(connection, scope, before, limit, cursor)
+
+    def restore_binned(self, *, entries: Sequence[str]) -> list[Restored]:
+        return self._writer.run(lambda unit: [binned.restore(unit, entry) for entry in entries])
+
+    def purge_binned(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        return self._writer.run(lambda unit: binned.purge(unit, scope, before, limit))
 
     # Search
 
@@ -148,6 +168,8 @@ class SQLiteStorage(Storage):
                 "OR EXISTS (SELECT 1 FROM instance WHERE layout_blob = key) "
                 "OR EXISTS (SELECT 1 FROM replaced WHERE blob_key = key) "
                 "OR EXISTS (SELECT 1 FROM replaced WHERE layout_blob = key) "
+                "OR EXISTS (SELECT 1 FROM binned WHERE blob_key = key) "
+                "OR EXISTS (SELECT 1 FROM binned WHERE layout_blob = key) "
                 "OR EXISTS (SELECT 1 FROM released WHERE blob_key = key)",
                 (listed,),
             )

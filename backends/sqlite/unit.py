@@ -67,11 +67,15 @@ class Unit(Rows):
         found = self._replace(known[0], record, ChangeKind.REPLACED, stored_at=self.now)
         return StoreOutcome(stored=Stored.REPLACED, instance_uid=record.instance_uid, conflicts=found)
 
-    def add(self, record: InstanceRecord, stored_at: int) -> Header:
-        """Make an instance that is new the latest of all."""
-        instance_id = self.next_id()
-        header = self._header(record, instance_id, last=True)
+    def add(self, record: InstanceRecord, stored_at: int, *, instance_id: int | None = None) -> Header:
+        """Make an instance that is new the latest of all, or put it at the place of an id that it had before."""
+        last = instance_id is None
+        if instance_id is None:
+            instance_id = self.next_id()
+        header = self._header(record, instance_id, last=last)
         self._count(header, 1)
+        if not last:
+            self._outdate(header)
         row = self._instance_row(record, header, stored_at)
         entities.insert(self.connection, "instance", {"id": instance_id, "uid": record.instance_uid, **row})
         self.connection.execute(
@@ -81,7 +85,7 @@ class Unit(Rows):
 
     def _create(self, record: InstanceRecord) -> StoreOutcome:
         header = self.add(record, self.now)
-        self._note(ChangeKind.STORED, record.study_uid, record.series_uid, record.instance_uid)
+        self.note(ChangeKind.STORED, record.study_uid, record.series_uid, record.instance_uid)
         return StoreOutcome(stored=Stored.CREATED, instance_uid=record.instance_uid, conflicts=self._conflicts(header))
 
     def _replace(
@@ -105,8 +109,8 @@ class Unit(Rows):
             "UPDATE content SET layout = ?, metadata = ? WHERE id = ?", (record.layout, record.metadata, instance_id)
         )
         if (old.study.uid, old.series.uid) != (record.study_uid, record.series_uid):
-            self._note(ChangeKind.REMOVED, old.study.uid, old.series.uid, record.instance_uid)
-        self._note(kind, record.study_uid, record.series_uid, record.instance_uid)
+            self.note(ChangeKind.REMOVED, old.study.uid, old.series.uid, record.instance_uid)
+        self.note(kind, record.study_uid, record.series_uid, record.instance_uid)
         self.flush()
         return self._conflicts(new)
 
@@ -135,7 +139,8 @@ class Unit(Rows):
             self._found_conflicts[header.id] = tuple(sorted(found))
         return self._found_conflicts[header.id]
 
-    def _note(self, kind: ChangeKind, study_uid: str, series_uid: str, instance_uid: str) -> None:
+    def note(self, kind: ChangeKind, study_uid: str, series_uid: str, instance_uid: str) -> None:
+        """Tell the change feed."""
         self.connection.execute(
             "INSERT INTO change (id, kind, study_uid, series_uid, instance_uid, changed_at) VALUES (?, ?, ?, ?, ?, ?)",
             (self.next_id(), kind.value, study_uid, series_uid, instance_uid, self.now),
@@ -285,7 +290,7 @@ class Unit(Rows):
 
     # Removing and restoring
 
-    def remove(self, scope: Scope) -> Removed:
+    def remove(self, scope: Scope, *, keep: bool) -> Removed:
         """As `Storage.remove`."""
         chosen, values = scope_condition(scope)
         rows = self.connection.execute(
@@ -302,13 +307,16 @@ class Unit(Rows):
             self._outdate(header)
             series.add(header.series)
             studies.add(header.study)
-            self._release_versions(uid)
-            self._release(
-                self.connection.execute("SELECT blob_key, layout_blob FROM instance WHERE id = ?", (instance_id,))
-            )
+            if keep:
+                self._put_in_bin(instance_id, uid)
+            else:
+                self._release_versions(uid)
+                self.release(
+                    self.connection.execute("SELECT blob_key, layout_blob FROM instance WHERE id = ?", (instance_id,))
+                )
             self.connection.execute("DELETE FROM instance WHERE id = ?", (instance_id,))
             self.connection.execute("DELETE FROM content WHERE id = ?", (instance_id,))
-            self._note(ChangeKind.REMOVED, study_uid, series_uid, uid)
+            self.note(ChangeKind.REMOVED, study_uid, series_uid, uid)
         self.flush()
         return Removed(
             studies=sum(study.id not in self.studies for study in studies),
@@ -316,13 +324,22 @@ class Unit(Rows):
             instances=len(rows),
         )
 
-    def _release_versions(self, instance_uid: str) -> None:
-        self._release(
-            self.connection.execute("SELECT blob_key, layout_blob FROM replaced WHERE uid = ?", (instance_uid,))
+    def _put_in_bin(self, instance_id: int, uid: str) -> None:
+        self.connection.execute(
+            "INSERT INTO binned (id, uid, study_uid, series_uid, sop_class, transfer_syntax, stored_at, blob_key, "
+            f"size_bytes, sha256, layout_blob, layout, metadata, binned_at) SELECT ?, {_OLD}, ? {_FROM_INSTANCE} "
+            "WHERE i.id = ?",
+            (instance_id, self.now, instance_id),
         )
-        self.connection.execute("DELETE FROM replaced WHERE uid = ?", (instance_uid,))
+        self.connection.execute("UPDATE replaced SET binned = ? WHERE uid = ? AND binned IS NULL", (instance_id, uid))
 
-    def _release(self, rows: Iterable[tuple[str | None, ...]]) -> None:
+    def _release_versions(self, instance_uid: str) -> None:
+        versions = "FROM replaced WHERE uid = ? AND binned IS NULL"
+        self.release(self.connection.execute(f"SELECT blob_key, layout_blob {versions}", (instance_uid,)))
+        self.connection.execute(f"DELETE {versions}", (instance_uid,))
+
+    def release(self, rows: Iterable[tuple[str | None, ...]]) -> None:
+        """Queue the blobs that the rows name."""
         keys = [(key,) for row in list(rows) for key in row if key is not None]
         self.connection.executemany("INSERT OR IGNORE INTO released (blob_key) VALUES (?)", keys)
 
@@ -333,7 +350,7 @@ class Unit(Rows):
             row = self.connection.execute(
                 "SELECT r.study_uid, r.series_uid, r.sop_class, r.transfer_syntax, r.stored_at, r.blob_key, "
                 "r.size_bytes, r.sha256, r.layout_blob, r.layout, r.metadata, i.id "
-                "FROM replaced r JOIN instance i ON i.uid = r.uid WHERE r.id = ? AND r.uid = ?",
+                "FROM replaced r JOIN instance i ON i.uid = r.uid WHERE r.id = ? AND r.uid = ? AND r.binned IS NULL",
                 (int(version), instance_uid),
             ).fetchone()
         if row is None:

@@ -94,7 +94,7 @@ class GatheringStorage(ScopedStorage):
                     found[name] = self._made(write)
         return found
 
-    def remove(self, *, scope: Scope) -> Removed:
+    def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
         """Images are no documents."""
         raise Unprocessable("a study cannot be deleted in a transaction: send that by itself")
 

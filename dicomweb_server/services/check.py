@@ -22,7 +22,16 @@ from dicomweb_server.services.remove import Remove
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.packing import unpack_metadata
 from dicomweb_server.storage.query import Query
-from dicomweb_server.storage.records import ArchiveEntry, InstanceEntry, ReplacedEntry, Scope, StoredInstance
+from dicomweb_server.storage.records import (
+    ArchiveEntry,
+    BinnedEntry,
+    InstanceEntry,
+    ReplacedEntry,
+    Scope,
+    StoredInstance,
+    VersionEntry,
+    versions_in,
+)
 
 GRACE_SECONDS = 24 * 3600
 """A file that nothing refers to may be on its way into the archive; after this time it is an orphan."""
@@ -34,8 +43,6 @@ _THREADS = 8
 _HITS_AT_ONCE = 500
 _INDEX_LOST = "kept: most files are unknown; is the index another one, or lost?"
 _FILES_LOST = "left: most files are missing; is the place where they lie there?"
-
-VersionEntry = InstanceEntry | ReplacedEntry
 
 
 class Problem(StrEnum):
@@ -113,16 +120,14 @@ class Check:
                         self._studies.add(entry.instance.study_uid)
                         self._instances += 1
                 for entry, found in zip(some, pool.map(self._examine, some), strict=True):
-                    if found is None or not self._is_referred_to(
-                        entry.instance, older=isinstance(entry, ReplacedEntry)
-                    ):
+                    if found is None or not self._is_referred_to(entry):
                         continue
                     problem, detail = found
                     if self._repair and problem is Problem.MISSING and isinstance(entry, InstanceEntry):
                         lost.append((_scope(entry.instance), detail))
                         continue
-                    if isinstance(entry, ReplacedEntry):
-                        detail += " (an older version)"
+                    if not isinstance(entry, InstanceEntry):
+                        detail += " (an older version)" if isinstance(entry, ReplacedEntry) else " (in the bin)"
                     yield Finding(problem=problem, what=_words(_scope(entry.instance)), detail=detail)
                 done += len(some)
                 self._tell("files", done, max(total, self._instances))
@@ -170,11 +175,18 @@ class Check:
             return Problem.RECORD, "its metadata or the places of its frames cannot be read"
         return None
 
-    def _is_referred_to(self, one: StoredInstance, *, older: bool) -> bool:
-        """The second look: whether this version is still there."""
-        if older:
+    def _is_referred_to(self, entry: VersionEntry) -> bool:
+        """The second look: whether this version is still there. One in the bin is not looked for: that its file is
+        still known tells as much."""
+        one = entry.instance
+        if isinstance(entry, ReplacedEntry):
             versions = self._storage.replaced(instance_uid=one.instance_uid)
-            return any(version.instance.blob.key == one.blob.key for version in versions)
+            if any(version.instance.blob.key == one.blob.key for version in versions):
+                return True
+        if not isinstance(entry, InstanceEntry):
+            page = self._storage.binned(scope=Scope(instance_uid=one.instance_uid))
+            known = self._storage.known_blobs(keys=[one.blob.key])
+            return bool(page.entries and known)
         try:
             return self._storage.get(scope=_scope(one)).blob.key == one.blob.key
         except NotFound:
@@ -292,9 +304,9 @@ class Check:
 def _versions(entries: Iterable[ArchiveEntry]) -> Iterator[VersionEntry]:
     """What has files; it comes first in a dump."""
     for entry in entries:
-        if not isinstance(entry, InstanceEntry | ReplacedEntry):
+        if not isinstance(entry, InstanceEntry | ReplacedEntry | BinnedEntry):
             return
-        yield entry
+        yield from versions_in(entry)
 
 
 def _scope(one: StoredInstance) -> Scope:

@@ -21,12 +21,16 @@ from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinnedEntry,
     Blob,
     ChangeEntry,
     DocumentEntry,
     InstanceEntry,
     ReplacedEntry,
     Scope,
+    StoredInstance,
+    VersionEntry,
+    versions_in,
 )
 
 BATCH_ENTRIES = 100
@@ -39,6 +43,7 @@ Item = TypeVar("Item")
 NAMES = {
     InstanceEntry: "instances",
     ReplacedEntry: "replaced versions",
+    BinnedEntry: "instances in the bin",
     ChangeEntry: "changes",
     DocumentEntry: "document versions",
 }
@@ -63,16 +68,15 @@ class Tally:
     size_bytes: int = 0
     digest: str = "0"
 
-    def add(self, entry: ArchiveEntry, layout_sha256: str | None) -> None:
-        """Count an entry; the SHA-256 is that of the layout that lies in a blob of its own."""
+    def add(self, entry: ArchiveEntry, layouts: Sequence[str | None]) -> None:
+        """Count an entry; for each of `versions_in` the SHA-256 of the layout that lies in a blob of its own."""
         name = NAMES[type(entry)]
-        self.counts[name] += 1
-        content = [name, *_content(entry, self.counts[name]), layout_sha256]
+        self.counts[name] = self.counts.get(name, 0) + 1
+        content = [name, *_content(entry, self.counts[name]), *(layouts or [None])]
         own = hashlib.sha256(orjson.dumps(content, default=dict, option=orjson.OPT_SORT_KEYS)).digest()
         total = (int(self.digest, 16) + int.from_bytes(own, "big")) % (1 << _DIGEST_BITS)
         self.digest = f"{total:x}"
-        if isinstance(entry, InstanceEntry | ReplacedEntry):
-            self.size_bytes += entry.instance.blob.size_bytes
+        self.size_bytes += sum(version.instance.blob.size_bytes for version in versions_in(entry))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +186,7 @@ class Copy:
         size = 0
         for cursor, entry in self._source.storage.dump(after=after):
             batch.append((cursor, entry))
-            if isinstance(entry, InstanceEntry | ReplacedEntry):
-                size += entry.instance.blob.size_bytes + len(entry.metadata)
+            size += sum(one.instance.blob.size_bytes + len(one.metadata) for one in versions_in(entry))
             if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
@@ -192,22 +195,22 @@ class Copy:
 
     def _copy(self, batch: Sequence[tuple[str, ArchiveEntry]], state: _State) -> None:
         staged: list[StagedBlob] = []
-        layouts: list[str | None] = []
+        layouts: list[list[str | None]] = []
         try:
             for _, entry in batch:
-                layouts.append(self._stage(entry, staged) if isinstance(entry, InstanceEntry | ReplacedEntry) else None)
+                layouts.append([self._stage(version, staged) for version in versions_in(entry)])
             keys = iter(self._target.blobs.keep(staged=staged) if staged else ())
         except BaseException:
             for blob in staged:
                 blob.discard()
             raise
         entries = [_with_keys(entry, keys) for _, entry in batch]
-        for entry, layout_sha256 in zip(entries, layouts, strict=True):
-            state.tally.add(entry, layout_sha256)
+        for entry, found in zip(entries, layouts, strict=True):
+            state.tally.add(entry, found)
         state.cursor = batch[-1][0]
         self._target.storage.load(entries=entries, note=state.note())
 
-    def _stage(self, entry: InstanceEntry | ReplacedEntry, staged: list[StagedBlob]) -> str | None:
+    def _stage(self, entry: VersionEntry, staged: list[StagedBlob]) -> str | None:
         """Stage the file of an entry, and its layout when that is a blob; gives the SHA-256 of the layout."""
         one = entry.instance
         found = self._stage_one(one.blob.key, staged)
@@ -244,18 +247,19 @@ class Copy:
         """Compare what is in the target now with what was read from the source."""
         found = Tally()
         for number, (_, entry) in enumerate(self._target.storage.dump(), 1):
-            layout_sha256 = None
-            if isinstance(entry, InstanceEntry | ReplacedEntry):
-                layout_sha256 = self._read(entry.instance.layout_blob)
-                if self._read_back and self._read(entry.instance.blob.key) != entry.instance.blob.sha256:
-                    raise StorageCorrupt(f"The file of the instance {entry.instance.instance_uid} arrived damaged.")
-            found.add(entry, layout_sha256)
+            layouts = []
+            for version in versions_in(entry):
+                one = version.instance
+                layouts.append(self._read(one.layout_blob))
+                if self._read_back and self._read(one.blob.key) != one.blob.sha256:
+                    raise StorageCorrupt(f"The file of the instance {one.instance_uid} arrived damaged.")
+            found.add(entry, layouts)
             if number % BATCH_ENTRIES == 0:
                 self._tell(found, verifying=True)
         self._tell(found, verifying=True)
         if self._source.storage.version(scope=Scope()) != state.version:
             raise Conflict(_CHANGED)
-        wrong = [name for name, count in state.tally.counts.items() if found.counts[name] != count]
+        wrong = [name for name, count in found.counts.items() if state.tally.counts.get(name, 0) != count]
         if wrong:
             raise StorageCorrupt(f"The target has not as many {' and '.join(wrong)} as the source.")
         if found != state.tally:
@@ -281,6 +285,9 @@ def _content(entry: ArchiveEntry, place: int) -> list[Any]:
             return [place, *_content_of_version(entry)]
         case ReplacedEntry():
             return [*_content_of_version(entry), _milliseconds(entry.replaced_at)]
+        case BinnedEntry():
+            older = [_content(version, place) for place, version in enumerate(entry.older, 1)]
+            return [*_content_of_version(entry), _milliseconds(entry.binned_at), older]
         case ChangeEntry():
             uids = (entry.study_uid, entry.series_uid, entry.instance_uid)
             return [entry.kind.value, *uids, _milliseconds(entry.changed_at)]
@@ -290,7 +297,7 @@ def _content(entry: ArchiveEntry, place: int) -> list[Any]:
             return [one.kind, one.document_id, one.version, one.deleted, one.body, names, _milliseconds(one.changed_at)]
 
 
-def _content_of_version(entry: InstanceEntry | ReplacedEntry) -> list[Any]:
+def _content_of_version(entry: VersionEntry) -> list[Any]:
     one = entry.instance
     return [
         *(one.study_uid, one.series_uid, one.instance_uid, one.sop_class_uid, one.transfer_syntax_uid),
@@ -305,12 +312,25 @@ def _milliseconds(time: datetime) -> int:
 
 def _with_keys(entry: ArchiveEntry, keys: Iterator[str]) -> ArchiveEntry:
     """The entry with the next keys of the target, in the order in which `_stage` has taken its blobs."""
-    if not isinstance(entry, InstanceEntry | ReplacedEntry):
-        return entry
-    one = entry.instance
+    match entry:
+        case InstanceEntry():
+            return replace(entry, instance=_instance_with_keys(entry.instance, keys))
+        case ReplacedEntry():
+            return _replaced_with_keys(entry, keys)
+        case BinnedEntry():
+            instance = _instance_with_keys(entry.instance, keys)
+            return replace(entry, instance=instance, older=[_replaced_with_keys(each, keys) for each in entry.older])
+        case _:
+            return entry
+
+
+def _replaced_with_keys(entry: ReplacedEntry, keys: Iterator[str]) -> ReplacedEntry:
+    return replace(entry, instance=_instance_with_keys(entry.instance, keys))
+
+
+def _instance_with_keys(one: StoredInstance, keys: Iterator[str]) -> StoredInstance:
     blob = Blob(key=next(keys), size_bytes=one.blob.size_bytes, sha256=one.blob.sha256)
-    layout_blob = next(keys) if one.layout_blob is not None else None
-    return replace(entry, instance=replace(one, blob=blob, layout_blob=layout_blob))
+    return replace(one, blob=blob, layout_blob=next(keys) if one.layout_blob is not None else None)
 
 
 def _first(iterator: Iterator[Item]) -> Item | None:

@@ -2,6 +2,7 @@
 
 `ScopedStorage` stands between the services and the storage. After `see_through` every study that does not match the
 terms does not exist, whatever front end asks: searches, counts, retrieval, versions (and so 304), changes, deletion.
+The bin is open only to who sees all studies: those in it are not there to be compared with the terms.
 """
 
 import threading
@@ -10,15 +11,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Self
 
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Has, Not, Term, parse_term
-from dicomweb_server.errors import BadRequest, NotFound
+from dicomweb_server.errors import BadRequest, Forbidden, NotFound
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinPage,
     Change,
     Document,
     DocumentPage,
@@ -31,6 +34,7 @@ from dicomweb_server.storage.records import (
     Page,
     Removed,
     ReplacedVersion,
+    Restored,
     Scope,
     StorageState,
     Stored,
@@ -55,6 +59,11 @@ def see_through(terms: Terms) -> None:
     """From now on this thread sees only studies that match the terms; all of them where there are none. Set for each
     request anew, because the answer may be streamed after the request was handled."""
     _terms.set(terms)
+
+
+def _all_only() -> None:
+    if _terms.get():
+        raise Forbidden("the bin is open only to those who may see every study")
 
 
 class ScopedStorage(Storage):
@@ -157,10 +166,10 @@ class ScopedStorage(Storage):
         self._check(scope)
         return self._storage.version(scope=scope)
 
-    def remove(self, *, scope: Scope) -> Removed:
+    def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
         """As the other storage."""
         self._check(scope)
-        return self._storage.remove(scope=scope)
+        return self._storage.remove(scope=scope, keep=keep)
 
     def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
         """As the other storage."""
@@ -174,6 +183,11 @@ class ScopedStorage(Storage):
             raise NotFound("there is no such instance")
         self._storage.restore(instance_uid=instance_uid, version=version)
 
+    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+        """As the other storage."""
+        _all_only()
+        return self._storage.purge_replaced(before=before, limit=limit)
+
     # Checking what is derived
 
     def is_exact(self, *, scope: Scope) -> bool:
@@ -183,6 +197,25 @@ class ScopedStorage(Storage):
     def recompute(self, *, scope: Scope) -> None:
         """As the other storage."""
         self._storage.recompute(scope=scope)
+
+    # The bin: whose studies are not there to be asked
+
+    def binned(
+        self, *, scope: Scope, before: datetime | None = None, limit: int = 100, cursor: str | None = None
+    ) -> BinPage:
+        """As the other storage."""
+        _all_only()
+        return self._storage.binned(scope=scope, before=before, limit=limit, cursor=cursor)
+
+    def restore_binned(self, *, entries: Sequence[str]) -> list[Restored]:
+        """As the other storage."""
+        _all_only()
+        return self._storage.restore_binned(entries=entries)
+
+    def purge_binned(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        """As the other storage."""
+        _all_only()
+        return self._storage.purge_binned(scope=scope, before=before, limit=limit)
 
     # Search
 

@@ -11,7 +11,7 @@ Rules that hold for every method of both classes, tested by those suites:
   slow client reads: iterators fetch in pages by key.
 * The SOP Instance UID is the identity of an instance. Its record is the only commit point: the blob is durable before
   `store` is called, and everything else (series, studies, patients, totals) is derived from the records.
-* Whoever reads after `store`, `remove` or `restore` has returned sees the change, with exact totals.
+* Whoever reads after `store`, `remove`, `restore` or `restore_binned` has returned sees the change, with exact totals.
 
 What an entity shows (`Hit.attributes`)
     An instance shows its own header. A series and a study show, attribute by attribute, the value of the earliest
@@ -24,12 +24,14 @@ What an entity shows (`Hit.attributes`)
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, BinaryIO, Self
 
 from dicomweb_server.errors import StorageError
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinPage,
     Change,
     Document,
     DocumentPage,
@@ -41,6 +43,7 @@ from dicomweb_server.storage.records import (
     Page,
     Removed,
     ReplacedVersion,
+    Restored,
     Scope,
     StorageState,
     StoredInstance,
@@ -113,9 +116,10 @@ class Storage(ABC):
         replaced or removed, and never takes an earlier value again."""
 
     @abstractmethod
-    def remove(self, *, scope: Scope) -> Removed:
+    def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
         """Remove a study, series or instance with its replaced versions, all or nothing visible, and recompute what
-        stood above. The blobs go to the release queue. Raises NotFound when nothing is there."""
+        stood above. The blobs go to the release queue; or, with `keep`, each instance goes to the bin, where nothing
+        but the methods below finds it. Raises NotFound when nothing is there."""
 
     @abstractmethod
     def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
@@ -124,6 +128,11 @@ class Storage(ABC):
     @abstractmethod
     def restore(self, *, instance_uid: str, version: str) -> None:
         """Bring an older version back; the current one becomes a replaced version itself."""
+
+    @abstractmethod
+    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+        """Forget older versions of stored instances that were replaced before that time, at most so many, oldest first;
+        their blobs go to the release queue. Gives the number: 0 when none is left."""
 
     # Checking what is derived
 
@@ -139,6 +148,27 @@ class Storage(ABC):
     @abstractmethod
     def recompute(self, *, scope: Scope) -> None:
         """Derive again what `is_exact` looks at, away with it where nothing is below. Safe beside writers."""
+
+    # The bin: removed instances that can be brought back
+
+    @abstractmethod
+    def binned(
+        self, *, scope: Scope, before: datetime | None = None, limit: int = 100, cursor: str | None = None
+    ) -> BinPage:
+        """What is in the bin, in the order of removal: of the study, series and instance that the scope names, removed
+        before that time. One instance can be there several times. Raises BadRequest for a foreign cursor."""
+
+    @abstractmethod
+    def restore_binned(self, *, entries: Sequence[str]) -> list[Restored]:
+        """Bring some hundred entries of the bin back with their older versions; one outcome per entry, in their order.
+
+        An instance takes the place in the order of storing that it had; one that came here by `load` comes last.
+        """
+
+    @abstractmethod
+    def purge_binned(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        """Forget entries of the bin for good, chosen as by `binned`, at most so many, oldest first; their blobs go to
+        the release queue. Gives the number: 0 when none is left."""
 
     # Search
 
@@ -161,8 +191,8 @@ class Storage(ABC):
 
     @abstractmethod
     def stored_bytes(self) -> int:
-        """The bytes of the files of all instances and of the older versions that are kept. Asked about once a minute:
-        reads numbers or an index, not whole records. May be some seconds old."""
+        """The bytes of the files of all instances, of the older versions that are kept and of the bin. Asked about once
+        a minute: reads numbers or an index, not whole records. May be some seconds old."""
 
     # Release queue: blobs that nothing references any more
 
@@ -176,7 +206,7 @@ class Storage(ABC):
 
     @abstractmethod
     def known_blobs(self, *, keys: Sequence[str]) -> frozenset[str]:
-        """Which of these keys a record, a replaced version or the release queue references."""
+        """Which of these keys a record, a replaced version, the bin or the release queue references."""
 
     # Change feed
 
@@ -263,7 +293,8 @@ class Storage(ABC):
         entry.
 
         Instances come first, in the order in which they were stored; then replaced versions, those of an instance
-        oldest first; then changes, in the order of the feed; then documents by kind, id and version (as code points).
+        oldest first; then the bin, in its order; then changes, in the order of the feed; then documents by kind, id
+        and version (as code points).
         Raises BadRequest, on the call itself, for a cursor that this storage never gave.
         """
 

@@ -196,6 +196,34 @@ class ReplacedVersion:
     replaced_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binned:
+    """A removed instance that `Storage.restore_binned` can bring back, with the older versions it had. `entry` is
+    opaque and unique. `metadata` is as in `InstanceRecord`."""
+
+    entry: str
+    instance: StoredInstance
+    metadata: bytes
+    binned_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BinPage:
+    """Entries of the bin, those that were removed first first; `cursor` is None at the end."""
+
+    entries: Sequence[Binned]
+    cursor: str | None
+
+
+class Restored(StrEnum):
+    """What became of one entry of the bin. CONFLICT: its SOP Instance UID is stored again; it stays in the bin.
+    MISSING: there is no such entry, or no longer."""
+
+    RESTORED = "restored"
+    CONFLICT = "conflict"
+    MISSING = "missing"
+
+
 class ChangeKind(StrEnum):
     """What happened to an instance."""
 
@@ -283,6 +311,18 @@ class ReplacedEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BinnedEntry:
+    """An entry of the bin on its way to another storage, with the older versions of the instance, oldest first.
+    `number` counts the entries from 1, and that of the older ones these."""
+
+    number: int
+    instance: StoredInstance
+    metadata: bytes
+    binned_at: datetime
+    older: Sequence[ReplacedEntry] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeEntry:
     """An entry of the change feed on its way to another storage. `number` counts these from 1."""
 
@@ -301,7 +341,20 @@ class DocumentEntry:
     document: Document
 
 
-ArchiveEntry = InstanceEntry | ReplacedEntry | ChangeEntry | DocumentEntry
+VersionEntry = InstanceEntry | ReplacedEntry | BinnedEntry
+"""What has files: `instance.blob` and, where it is not None, `instance.layout_blob`."""
+ArchiveEntry = VersionEntry | ChangeEntry | DocumentEntry
+
+
+def versions_in(entry: ArchiveEntry) -> Sequence[VersionEntry]:
+    """The entry, if it has files, and the older versions in it, in a fixed order."""
+    match entry:
+        case BinnedEntry():
+            return [entry, *entry.older]
+        case InstanceEntry() | ReplacedEntry():
+            return [entry]
+        case _:
+            return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,11 +370,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What is stored, in order of modality and transfer syntax; apart from that the older versions that are kept."""
+    """What is stored, in order of modality and transfer syntax; apart from that the older versions that are kept (also
+    of instances in the bin), and the bin."""
 
     shares: Sequence[Share]
     replaced_instances: int
     replaced_bytes: int
+    binned_instances: int = 0
+    binned_bytes: int = 0
 
     @property
     def instances(self) -> int:

@@ -14,6 +14,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
+    BinnedEntry,
     ChangeEntry,
     ChangeKind,
     DocumentEntry,
@@ -21,6 +22,7 @@ from dicomweb_server.storage.records import (
     InstanceEntry,
     OnDuplicate,
     ReplacedEntry,
+    Restored,
     Scope,
     Stored,
     StoredInstance,
@@ -49,6 +51,12 @@ def fill(storage: Storage) -> None:
     storage.remove(scope=gone.scope)
     put(storage, gone)
     put(storage, record(study, series, ImageComments=os.urandom(600_000).hex()))
+    for content in (b"1", b"22", b"333"):
+        twice = record(study, series, instance_uid="1.2.3.4", content=content, layout_blob=f"layout-{content.decode()}")
+        put(storage, twice)
+        put(storage, record(study, instance_uid="1.2.3.4", content=content + b"+"), on_duplicate=REPLACE)
+        storage.remove(scope=Scope(instance_uid="1.2.3.4"), keep=True)
+    put(storage, record(study, series, instance_uid="1.2.3.4", content=b"4444"))
     for number in range(3):
         storage.put_document(kind="k", document_id="d", body={"number": number}, keys={"a": (str(number), "x")})
     storage.put_document(kind="k", document_id="dé/1", body=[None, 1.5, "\x00"], keys={})
@@ -75,6 +83,9 @@ def comparable(entry: ArchiveEntry) -> Any:
             return "instance", *_instance(entry.instance), entry.metadata
         case ReplacedEntry():
             return "replaced", entry.number, *_instance(entry.instance), entry.metadata, _ms(entry.replaced_at)
+        case BinnedEntry():
+            older = [comparable(each) for each in entry.older]
+            return "binned", entry.number, *_instance(entry.instance), entry.metadata, _ms(entry.binned_at), older
         case ChangeEntry():
             place = (entry.study_uid, entry.series_uid, entry.instance_uid)
             return "change", entry.number, entry.kind, *place, _ms(entry.changed_at)
@@ -242,6 +253,26 @@ class MovingSuite:
         with pytest.raises(VersionConflict):
             target.put_document(kind="k", document_id="d", body=2, keys={}, expected_version=0)
         assert target.put_document(kind="k", document_id="d", body=2, keys={}, expected_version=1).version == 2
+
+    def test_the_bin_is_moved(self, source: Storage, target: Storage) -> None:
+        """What was in the bin can be restored, with its older versions, and purged."""
+        one, other, stays = record(content=b"1", StudyDescription="one"), record(), record()
+        put(source, one, other, stays)
+        newest = record(one.study_uid, one.series_uid, instance_uid=one.instance_uid, content=b"2")
+        put(source, newest, on_duplicate=REPLACE)
+        for each in (one, other):
+            source.remove(scope=each.scope, keep=True)
+        move(source, target, at_once=2)
+        assert target.known_blobs(keys=[one.blob.key, newest.blob.key]) == {one.blob.key, newest.blob.key}
+        first, second = target.binned(scope=Scope()).entries
+        assert target.restore_binned(entries=[first.entry]) == [Restored.RESTORED]
+        assert target.get(scope=one.scope).blob == newest.blob
+        (version,) = target.replaced(instance_uid=one.instance_uid)
+        assert version.instance.blob == one.blob
+        target.restore(instance_uid=one.instance_uid, version=version.version)
+        assert shown(study_hit(target, one.study_uid), "00081030") == ["one"]
+        assert target.purge_binned(scope=Scope(), limit=9) == 1
+        assert list(target.released(limit=9)) == [second.instance.blob.key]
 
     def test_older_versions_of_the_same_moment_keep_their_order(self, source: Storage, target: Storage) -> None:
         uid, study, series = new_uid(), new_uid(), new_uid()

@@ -792,10 +792,10 @@ class StorageSuite:
 
     # Concurrency
 
-    def test_one_uid_stored_at_once_is_created_once(self, storage: Storage) -> None:
+    def test_one_uid_storedat_once_is_created_once(self, storage: Storage) -> None:
         study, series, uid = new_uid(), new_uid(), new_uid()
         rivals = [record(study, series, instance_uid=uid, content=bytes([number])) for number in range(8)]
-        outcomes = _at_once([partial(put, storage, one) for one in rivals])
+        outcomes = at_once([partial(put, storage, one) for one in rivals])
         kinds = [kind for (kind,) in outcomes]
         assert sorted(kinds) == [Stored.CREATED] + [Stored.REFUSED] * 7
         assert storage.get(scope=rivals[0].scope).blob == rivals[kinds.index(Stored.CREATED)].blob
@@ -812,7 +812,7 @@ class StorageSuite:
                     *[record(study, own, StudyID=str(batch)) for _ in range(2)],
                 )
 
-        _at_once([partial(work, number) for number in range(8)])
+        at_once([partial(work, number) for number in range(8)])
         hit, series = study_hit(storage, study), series_hits(storage, study)
         assert (hit.number_of_instances, hit.number_of_series) == (200, 9)
         assert hit.modalities == ("CT", *(f"M{number}" for number in range(8)))
@@ -838,7 +838,7 @@ class StorageSuite:
                 for hit in storage.search(query=Query(level=Level.STUDY)).hits:
                     assert hit.number_of_series == hit.number_of_instances
 
-        _at_once([remove, store, store, read])
+        at_once([remove, store, store, read])
         hit = study_hit(storage, study)
         assert (hit.number_of_instances, hit.number_of_series) == (40, 40)
 
@@ -853,7 +853,7 @@ class StorageSuite:
                 return False
             return True
 
-        assert sorted(_at_once([remove] * 4)) == [False, False, False, True]
+        assert sorted(at_once([remove] * 4)) == [False, False, False, True]
         assert list(storage.released(limit=9)) == [one.blob.key]
 
     # Documents
@@ -918,7 +918,7 @@ class StorageSuite:
                 return False
             return True
 
-        assert sorted(_at_once([write] * 6)) == [False] * 5 + [True]
+        assert sorted(at_once([write] * 6)) == [False] * 5 + [True]
 
     @pytest.mark.parametrize(
         ("term", "expected"),
@@ -947,7 +947,7 @@ class StorageSuite:
         assert [document.document_id for document in found.documents] == expected
         assert found.cursor is None
 
-    def test_several_documents_at_once(self, storage: Storage) -> None:
+    def test_several_documentsat_once(self, storage: Storage) -> None:
         for kind, document_id in (("k", "a"), ("k", "b"), ("l", "a"), ("k", "gone")):
             storage.put_document(kind=kind, document_id=document_id, body=[kind, document_id], keys={})
         storage.delete_document(kind="k", document_id="gone")
@@ -994,7 +994,7 @@ class StorageSuite:
         assert seen == [0, 2, 4, 6]
 
 
-def _at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
+def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run all in threads that start together; the results in order, the first error raised."""
     barrier = threading.Barrier(len(works))
 

@@ -30,6 +30,7 @@ from dicomweb_server.errors import (
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import OnDuplicate, Scope, Stored
+from dicomweb_server.testing.bin_suite import BinSuite
 from dicomweb_server.testing.blob_suite import BlobSuite, staged
 from dicomweb_server.testing.datasets import deflated, record
 from dicomweb_server.testing.moving_suite import MovingSuite
@@ -86,6 +87,14 @@ class TestCouchDB(StorageSuite):
         lonely = {name: value for name, value in patient.items() if name != "_rev"}
         archive.write([study, {**lonely, "_id": entities.patient_id(str(key)), "uid": key}])
         server.close()
+
+
+class TestBin(BinSuite):
+    @pytest.fixture
+    def storage(self, url: str, name: str) -> Iterator[Storage]:
+        storage = opened(url, name)
+        yield storage
+        storage.close()
 
 
 class TestMoving(MovingSuite):

@@ -27,6 +27,7 @@ from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError, StorageUnavailable
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.query import Order, Query
+from dicomweb_server.testing.bin_suite import BinSuite
 from dicomweb_server.testing.blob_suite import BlobSuite, staged
 from dicomweb_server.testing.datasets import header, record
 from dicomweb_server.testing.moving_suite import MovingSuite
@@ -97,6 +98,14 @@ class TestMongoDB(StorageSuite):
             patient = database["patients"].find_one({})
             assert patient is not None
             database["patients"].insert_one({**patient, "_id": "lonely"})
+
+
+class TestBin(BinSuite):
+    @pytest.fixture
+    def storage(self, url: str, name: str) -> Iterator[Storage]:
+        storage = opened(url, name)
+        yield storage
+        storage.close()
 
 
 class TestMoving(MovingSuite):

@@ -8,7 +8,8 @@ import re
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from backends.mongodb.feed import Entry
 from backends.mongodb.writing import _Wave
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import NotFound, StorageUnavailable
-from dicomweb_server.storage.records import ChangeKind, InstanceRecord, OnDuplicate, Scope
+from dicomweb_server.storage.records import Binned, ChangeKind, InstanceRecord, OnDuplicate, Restored, Scope
 from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.storage_suite import put, study_hit
 from tests.contract.load import Load, check_totals, instances
@@ -211,7 +212,17 @@ STEPS: dict[str, Callable[[MongoStorage], object]] = {
     "restore": lambda storage: storage.restore(
         instance_uid=ONE.instance_uid, version=storage.replaced(instance_uid=ONE.instance_uid)[0].version
     ),
+    "keep study": lambda storage: storage.remove(scope=Scope(study_uid=ONE.study_uid), keep=True),
+    "bring back": lambda storage: storage.restore_binned(entries=[one.entry for one in in_the_bin(storage)]),
+    "purge": lambda storage: storage.purge_binned(scope=Scope(), limit=9),
+    "purge versions": lambda storage: storage.purge_replaced(before=datetime.now(UTC) + timedelta(days=1), limit=9),
 }
+WHOLE = ("remove study", "keep study")
+KEPT = ("keep study", "bring back", "purge")
+
+
+def in_the_bin(storage: MongoStorage) -> list[Binned]:
+    return list(storage.binned(scope=Scope()).entries)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -224,20 +235,26 @@ def test_a_writer_may_die_before_every_write(
             mongodb.empty(server.url, name)
             storage = opened(server.url, name)
             put(storage, ONE, BESIDE, SAME_SERIES, LONE)
-            if step == "restore":
+            if step in ("restore", "purge versions", *KEPT):
                 put(storage, AGAIN, on_duplicate=OnDuplicate.REPLACE)
+            if step in ("bring back", "purge"):
+                storage.remove(scope=ONE.scope, keep=True)
             storage.close()
             mortal = _die(server, name, STEPS[step], last)
             storage = opened(server.url, name)
             left = check_everything(storage, patch)
             inside = {ONE.instance_uid, BESIDE.instance_uid, SAME_SERIES.instance_uid} & set(left)
-            assert len(inside) in ((0, 3) if step == "remove study" else (2, 3))
+            assert len(inside) in ((0, 3) if step in WHOLE else (2, 3))
             _check_blobs(storage)
+            if step in KEPT:
+                patch.setattr("backends.mongodb.claims.LEASE_SECONDS", -60)
+                patch.setattr("backends.mongodb.binned.FORGOTTEN_SECONDS", -60)
+                _check_bin(storage, left)
             storage.close()
         if not mortal.died:
             break
         last += 1
-    assert last > 5
+    assert last > 2
 
 
 def _die(server: mongodb.Mongod, name: str, work: Callable[[MongoStorage], object], last: int) -> Mortal:
@@ -257,6 +274,22 @@ def _check_blobs(storage: MongoStorage) -> None:
     released = set(storage.released(limit=100))
     current = set(instances(storage).values())
     assert not released & current
+
+
+def _check_bin(storage: MongoStorage, left: Mapping[str, object]) -> None:
+    """What is in the bin is not stored, and can be brought back, with its older version; nothing is in two places."""
+    storage._bin.sweep()
+    binned = in_the_bin(storage)
+    uids = {one.instance.instance_uid for one in binned}
+    assert not uids & set(left)
+    assert not {one.instance.blob.key for one in binned} & set(storage.released(limit=100))
+    assert storage.restore_binned(entries=[one.entry for one in binned]) == [Restored.RESTORED] * len(binned)
+    gone = {ONE.blob.key, AGAIN.blob.key} <= set(storage.released(limit=100))
+    assert (storage.replaced(instance_uid=ONE.instance_uid) == []) is gone
+    if not gone:
+        assert storage.get(scope=ONE.scope).blob == AGAIN.blob
+    storage.purge_binned(scope=Scope(), limit=9)
+    assert gone or ONE.blob.key not in storage.released(limit=100)
 
 
 class TestOvertaken:

@@ -17,6 +17,7 @@ from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, St
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import OnDuplicate, Scope
+from dicomweb_server.testing.bin_suite import BinSuite
 from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.moving_suite import MovingSuite
 from dicomweb_server.testing.search_cases import digest_term, records, terms
@@ -49,6 +50,14 @@ class TestSQLite(StorageSuite):
             names = [row[1] for row in connection.execute("PRAGMA table_info(patient)") if row[1] not in ("id", "uid")]
             columns = ", ".join(names)
             connection.execute(f"INSERT INTO patient SELECT 999, 'lonely', {columns} FROM patient LIMIT 1")  # noqa: S608
+
+
+class TestBin(BinSuite):
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Iterator[Storage]:
+        storage = opened(tmp_path / "archive.sqlite", synchronous="NORMAL")
+        yield storage
+        storage.close()
 
 
 class TestMoving(MovingSuite):
@@ -120,10 +129,16 @@ class TestFile:
             connection.execute("ALTER TABLE patient DROP COLUMN digest")
             for table in ("patient", "study", "series"):
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN changed_at")
+            connection.execute("DROP TABLE binned")
+            for name in ("replaced_by_time", "replaced_by_bin"):
+                connection.execute(f"DROP INDEX {name}")
+            connection.execute("ALTER TABLE replaced DROP COLUMN binned")
             connection.execute("PRAGMA user_version = 1")
         connection.close()
         storage = opened(path)
         (after,) = storage.search(query=query).hits
+        storage.remove(scope=Scope(study_uid=after.study_uid), keep=True)
+        assert len(storage.binned(scope=Scope()).entries) == 1
         storage.close()
         assert after == before
 
