@@ -130,6 +130,7 @@ class TestConformance:
                 assert f"| {operation.summary} | `{method} {entry.template}` |" in statement
         assert "CT Image Storage | `1.2.840.10008.5.1.4.1.1.2`" in statement
         assert "ISO_IR 192" in statement
+        assert "## Security" in statement
         assert "PatientBirthDate" in statement
 
     def test_says_what_is_decoded_here(self) -> None:

@@ -37,6 +37,11 @@ Read: {sets}. Files keep theirs; metadata and answers are in UTF-8 (`ISO_IR 192`
 _QUERY_KEYS = """\
 Every attribute matches by its keyword or tag, at each level. An answer has these, those of includefield, and the ones
 that the server computes (PS3.18 tables 10.6.3-3 to 10.6.3-5)."""
+_SECURITY = """\
+HTTP/1.1; TLS by settings, or by a proxy in front. Without a login configured the server listens on its own machine,
+unless the settings say otherwise by name. With one, who asks is known by a bearer token, an API key, HTTP Basic or a
+session cookie; each request needs the permission that stands with its service above, and rules can keep studies from
+users. Audit messages follow PS3.15 A.5."""
 _LEVELS = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.INSTANCE)
 _RULES = (
     ("Single value", "equal; without regard to case for names and texts"),
@@ -69,6 +74,7 @@ def _lines(prefixes: Sequence[str]) -> Iterator[str]:
     yield from ("", "## SOP classes", "", _SOP_CLASSES, "", *classes)
     yield from ("", "## Transfer syntaxes", "", _TRANSFER_SYNTAXES, "", *syntaxes)
     yield from ("", "## Character sets", "", _CHARACTER_SETS.format(sets=sets))
+    yield from ("", "## Security", "", _SECURITY)
     yield from ("", "## Query keys", "", _QUERY_KEYS, "", *keys, "", *_table(("Matching", "How"), _RULES))
 
 
