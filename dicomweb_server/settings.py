@@ -580,7 +580,8 @@ def _checked_value(owner: type, key: str, value: Any, name: str) -> Any:
     wanted, words, convert = _KINDS[kind]
     value = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)) or (kind is Path and not value):
-        raise ConfigError(f"{name} must be {words}, not {value!r}")
+        shown = "" if _SECRET.search(key) else f", not {value!r}"
+        raise ConfigError(f"{name} must be {words}{shown}")
     rules = next(item for item in fields(owner) if item.name == key).metadata
     if "choices" in rules and value not in rules["choices"]:
         raise ConfigError(f"{name} must be {' or '.join(map(str, rules['choices']))}, not {value!r}")

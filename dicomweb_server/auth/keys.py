@@ -83,6 +83,8 @@ class ApiKeys:
     def revoke(self, key_id: str) -> None:
         """End it. Raises NotFound."""
         try:
+            if not (key_id.isascii() and key_id.isalnum()):
+                raise NotFound("no key")
             self._storage.delete_document(kind=KIND, document_id=key_id)
         except NotFound:
             raise NotFound(f"there is no API key {key_id}") from None

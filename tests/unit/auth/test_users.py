@@ -96,6 +96,7 @@ class TestCommand:
         assert listed.split()[1:4] == ["nightly", "writer", "store"]
         assert self.run(tmp_path, "key", "revoke", listed.split()[0]) == 0
         assert self.run(tmp_path, "key", "revoke", listed.split()[0]) == 1
+        assert self.run(tmp_path, "key", "revoke", "../x") == 1
 
 
 class TestPasswords:
@@ -194,4 +195,7 @@ class TestSecret:
         shown = capsys.readouterr().out
         assert 'secret = "***"' in shown
         assert "veryvery" not in shown
+        (tmp_path / "wrong.toml").write_text("[auth]\nsecret = 1234567890\n", encoding="utf-8")
+        assert main(["config", "--config", str(tmp_path / "wrong.toml")]) == 1
+        assert "1234567890" not in capsys.readouterr().err
         assert "passpass" not in shown
