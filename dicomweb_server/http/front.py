@@ -21,7 +21,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS = (
     "Accept, Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match, If-Modified-Since, Cache-Control, "
-    "X-Requested-With"
+    "If-None-Exist, Prefer, X-Requested-With"
 )
 _EXPOSED = (
     "Content-Type, Content-Length, Content-Range, Content-Location, Content-Disposition, Accept-Ranges, Location, "

@@ -1,5 +1,9 @@
 """Reading resources, versions, forms and errors."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from fhir.resources.imagingstudy import ImagingStudy as R5ImagingStudy
 from fhir.resources.R4B.capabilitystatement import CapabilityStatement
@@ -10,6 +14,7 @@ from fhir.resources.R4B.patient import Patient
 from dicomweb_server.fhir.tables import PARAMETERS, TYPES
 from tests.fhir.conftest import BASE, ROOT, Fhir
 from tests.http.conftest import Archive
+from tests.live import ROOT as ROOT_FOLDER
 from tests.samples import instance
 
 
@@ -148,3 +153,20 @@ def test_parts_of_a_resource(shared_fhir: Fhir) -> None:
     assert found["meta"]["tag"][0]["code"] == "SUBSETTED"
     summary = shared_fhir.get(f"ImagingStudy/{ROOT}.1?_summary=true")
     assert all("instance" not in series for series in summary["series"])
+
+
+def test_the_models_are_not_loaded_to_read(tmp_path: Path) -> None:
+    """They are slow to import: neither images nor FHIR as JSON wait for them."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from tests.http.conftest import opened; from tests.samples import instance\n"
+        "with opened(Path(sys.argv[1]), {}) as client:\n"
+        "    client.store(instance('1.2.3'))\n"
+        "    for path in ('ImagingStudy/1.2.3', 'Patient', 'metadata'): client.get(f'/api/fhir/{path}')\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'pydantic', 'fhir'}, loaded & {'pydantic', 'fhir'}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT_FOLDER, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

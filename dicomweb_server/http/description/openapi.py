@@ -17,6 +17,9 @@ _FIELDS: Mapping[str, str] = {
     "series_uid": "Series Instance UID",
     "instance_uid": "SOP Instance UID",
     "numbers": "Frame numbers from 1, separated by commas; runs such as 4-9 are an extension",
+    "kind": "Type of FHIR resource: ImagingStudy, Patient, Endpoint or Organization",
+    "resource_id": "Id of the FHIR resource; of an ImagingStudy its Study Instance UID",
+    "version": "Version id of the FHIR resource",
     "key": "Path of the element in the data set, as BulkDataURI names it",
 }
 _UID = {"type": "string", "pattern": r"^[0-9.]{1,64}$"}
