@@ -123,7 +123,7 @@ def _measure(url: str, study_uid: str, rounds: int, patients: int) -> None:
         ("Patient?name=baxter (1 in 500), first 20", "Patient?name=baxter&_count=20", at_least(patients // 500)),
         ("Patient?name=smith (1 in 14), first 20", "Patient?name=smith&_count=20", at_least(patients // 15)),
         ("Patient?name:contains=xte, first 20", "Patient?name:contains=xte&_count=20", at_least(patients // 500)),
-        ("Patient?given=anna&family=novak", "Patient?given=anna&family=novak&_count=20", at_least(1)),
+        ("Patient?given=emma&family=baxter", "Patient?given=emma&family=baxter&_count=20", at_least(1)),
         ("Patient?identifier=P0000077", "Patient?identifier=P0000077", at_least(1)),
         (
             "ImagingStudy?patient.name=baxter, 20",

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import secrets
 import threading
+from functools import lru_cache
 
 from dicomweb_server.dicom.attributes import patient_digest
 from dicomweb_server.errors import NotFound, VersionConflict
@@ -14,6 +15,7 @@ from dicomweb_server.storage.base import Storage
 
 KIND, KEY = "fhir-key", "patient"
 _HALF_BYTES = 10
+_REMEMBERED = 8192
 _ROUNDS = 4  # what makes a permutation of a keyed hash that cannot be told from a random one (Luby and Rackoff)
 
 
@@ -21,11 +23,12 @@ class PatientIds:
     """Ids of patients from their keys, and digests from ids."""
 
     def __init__(self, storage: Storage) -> None:
+        self.id_of = lru_cache(maxsize=_REMEMBERED)(self._id_of)
         self._storage = storage
         self._lock = threading.Lock()
         self._secret: bytes | None = None
 
-    def id_of(self, patient_key: str) -> str:
+    def _id_of(self, patient_key: str) -> str:
         """The id of the patient with this key (`attributes.patient_key`): 32 letters and digits."""
         left, right = _halves(bytes.fromhex(patient_digest(patient_key)))
         for number in range(_ROUNDS):
@@ -75,4 +78,4 @@ def _halves(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _mixed(one: bytes, other: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(one, other, strict=True))
+    return (int.from_bytes(one) ^ int.from_bytes(other)).to_bytes(_HALF_BYTES)

@@ -278,7 +278,7 @@ def _each_word(tag: str, words: list[str]) -> Indexed:
         begins = _escaped(word)
         parts.append(Term((tag,), "PN", tuple(Wildcard(f"{start}{begins}*") for start in ("", "*^", "* "))))
     contained = [_wild(tag, f"*{_escaped(word)}*") for word in words[:16]]
-    return Indexed(AllOf(tuple(parts)) if len(words) == 1 else AllOf(tuple(contained)), exact=False)
+    return Indexed(parts[0] if len(words) == 1 else AllOf(tuple(contained)), exact=False)
 
 
 def _wild(tag: str, pattern: str) -> Term:
