@@ -297,9 +297,8 @@ class Statement:
             row, self._joins_header = "h", True
         parts = []
         plain = [pattern for pattern in term.any_of if not isinstance(pattern, (Empty, Words))]
-        scanned = [pattern for pattern in plain if _scans(pattern)]
-        for chosen, scans in (([p for p in plain if p not in scanned], False), (scanned, True)):
-            parts += self._column_parts(table, row, column, chosen, scans=scans)
+        # One that no index answers is looked for in the narrow index, and the others then at the same time.
+        parts += self._column_parts(table, row, column, plain, scans=any(_scans(pattern) for pattern in plain))
         for pattern in term.any_of:
             if isinstance(pattern, Words) and column.words:
                 parts.append(self._scan(table, row, _words(column.words, pattern)))
@@ -313,9 +312,10 @@ class Statement:
     ) -> list[Sql]:
         if not patterns:
             return []
-        parts: list[Sql] = []
-        for condition in _conditions("{0}" + column.name, patterns):
-            parts.append(self._scan(table, row, condition) if scans else _on_row(condition, row))
+        conditions = _conditions("{0}" + column.name, patterns)
+        parts = [_on_row(condition, row) for condition in conditions]
+        if scans:
+            parts = [self._scan(table, row, any_of(conditions))]
         further = self._connection.execute(
             f"SELECT 1 FROM {table}_value WHERE tag = ? LIMIT 1",
             (column.tag,),
