@@ -11,6 +11,7 @@ import orjson
 from dicomweb_server import __version__, demo, serving
 from dicomweb_server.commands import (
     audit,
+    backup,
     check,
     conformance,
     copy,
@@ -40,6 +41,8 @@ _SETTING_OF_OPTION = {
 
 # What commands take besides.
 _MORE_ARGUMENTS = {
+    "backup": backup.add_arguments,
+    "restore-backup": backup.add_restore_arguments,
     "check": check.add_arguments,
     "export": export.add_arguments,
     "rebuild": rebuild.add_arguments,
@@ -94,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
             "start an archive with sample studies, in a temporary folder",
             "demo",
             ("host", "port", "workers"),
+        ),
+        ("backup", backup.run, "copy what is new of a running archive into a folder", backup.EXAMPLE, ("data",)),
+        (
+            "restore-backup",
+            backup.run_restore,
+            "bring a backup back into an empty archive, and prove it",
+            backup.RESTORE_EXAMPLE,
+            ("data",),
         ),
         ("check", check.run, "find, and with --repair mend, what is not whole", check.EXAMPLE, ("data",)),
         ("rebuild", rebuild.run, "make the index again, from the files alone", rebuild.EXAMPLE, ("data",)),

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -55,6 +55,38 @@ class Archive:
 
     storage: Storage
     blobs: BlobStore
+
+
+class SourceStorage(Protocol):
+    """What is asked of the storage of a source; methods are those of `Storage`."""
+
+    def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """All entries."""
+
+    def version(self, *, scope: Scope) -> str:
+        """What changes when the source does."""
+
+    def count(self, *, query: Query) -> int:
+        """How many instances there are."""
+
+
+class SourceBlobs(Protocol):
+    """What is asked of the blobs of a source."""
+
+    def stream(self, *, key: str) -> Iterator[bytes]:
+        """The bytes of a blob."""
+
+
+class Source(Protocol):
+    """What can be copied: an archive, or a backup of one."""
+
+    @property
+    def storage(self) -> SourceStorage:
+        """Its index."""
+
+    @property
+    def blobs(self) -> SourceBlobs:
+        """Its files."""
 
 
 @dataclass(slots=True)
@@ -115,7 +147,7 @@ class Copy:
     """One run. `told` hears after every batch how far it is; `read_back` reads every file from the target again."""
 
     def __init__(
-        self, source: Archive, target: Archive, *, told: Callable[[Progress], None], read_back: bool = False
+        self, source: Source, target: Archive, *, told: Callable[[Progress], None], read_back: bool = False
     ) -> None:
         self._source = source
         self._target = target
