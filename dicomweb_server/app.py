@@ -32,6 +32,7 @@ from dicomweb_server.http.resources.description import DescriptionResource
 from dicomweb_server.http.resources.frames import FramesResource
 from dicomweb_server.http.resources.health import HealthResource
 from dicomweb_server.http.resources.home import HomeResource
+from dicomweb_server.http.resources.link_folder import LinkFolderResource
 from dicomweb_server.http.resources.login import LoginResource
 from dicomweb_server.http.resources.metadata import MetadataResource
 from dicomweb_server.http.resources.metrics import MetricsResource
@@ -46,11 +47,12 @@ from dicomweb_server.http.resources.wado_uri import WadoUriResource
 from dicomweb_server.http.routes import TABLE, Place, Resources
 from dicomweb_server.http.table import mount
 from dicomweb_server.metrics import Metrics
-from dicomweb_server.opening import ingest_of, open_parts
+from dicomweb_server.opening import check_linking, ingest_of, open_parts
 from dicomweb_server.services.changes import ChangeFeed
 from dicomweb_server.services.frame_cache import ResultCache
 from dicomweb_server.services.hooks import COUNTED, Hook, Hooks
 from dicomweb_server.services.images import Images
+from dicomweb_server.services.link_folder import LinkFolder
 from dicomweb_server.services.pictures import Pictures
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Retrieve
@@ -188,6 +190,7 @@ def _resources(
     transcode = Transcode(retrieve, images, pool, results)
     pictures = Pictures(retrieve, images, pool, results, storage=storage, blobs=blobs)
     cache = IMMUTABLE if settings.stow.on_duplicate == OnDuplicate.REJECT else REVALIDATE
+    ingest = ingest_of(settings, storage, blobs)
     viewer = ViewerResource(
         installed.find(settings.viewer_directory) if settings.viewer.enabled else None,
         options=ViewerOptions(
@@ -203,7 +206,7 @@ def _resources(
             Search(storage, max_results=settings.search.max_results), empty_status=settings.http.empty_search_status
         ),
         stow=StowResource(
-            ingest_of(settings, storage, blobs),
+            ingest,
             blobs,
             max_request_bytes=settings.stow.max_request_bytes,
             max_parts=settings.stow.max_parts,
@@ -224,6 +227,7 @@ def _resources(
         changes=ChangesResource(feed),
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
+        link_folder=LinkFolderResource(LinkFolder(ingest, settings.links.folders), lambda: check_linking(settings)),
         description=DescriptionResource(
             TABLE[Place.DICOMWEB],
             others=[

@@ -151,6 +151,10 @@ class StorageCorrupt(StorageError):
     """What was stored cannot be read back as it was."""
 
 
+class LinkBroken(StorageCorrupt):
+    """A file that the archive reads where it is, is missing or another one now. The message says which of both."""
+
+
 class CodecError(ServerError):
     """Pixels cannot be decoded, encoded or rendered for a reason that lies here."""
 

@@ -1,6 +1,7 @@
 """What the settings name, opened: the storage, the blob store, and the way in. Light to import: the processes of
 commands begin with it."""
 
+from dicomweb_server.errors import Conflict
 from dicomweb_server.plugins import blob_store_class, storage_class
 from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.space import Space
@@ -32,3 +33,12 @@ def ingest_of(settings: Settings, storage: Storage, blobs: BlobStore) -> Ingest:
         quota_bytes=settings.disk.quota_bytes,
     )
     return Ingest(storage, blobs, limits=limits, space=space)
+
+
+def check_linking(settings: Settings) -> None:
+    """Raises Conflict unless the whole archive is on this machine, where a path means one file."""
+    if (settings.storage.backend, settings.blob_store) != ("sqlite", "files"):
+        raise Conflict(
+            "Files can be linked only into an archive on sqlite and files: other machines that share a database would "
+            "not find them."
+        )

@@ -250,6 +250,13 @@ class DiskSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LinksSettings:
+    """Files that are read where they are. `folders` are those that `/linkFolder` may link files of; none: it is off."""
+
+    folders: tuple[str, ...] = _list((), os.path.isabs, "absolute paths of folders")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChangesSettings:
     """The change feed. `max_waiting` is how many clients of each worker may wait for changes; half of its threads at
     most do."""
@@ -337,6 +344,7 @@ class Settings:
     viewer: ViewerSettings = ViewerSettings()
     fhir: FhirSettings = FhirSettings()
     disk: DiskSettings = DiskSettings()
+    links: LinksSettings = LinksSettings()
     changes: ChangesSettings = ChangesSettings()
     hooks: HooksSettings = HooksSettings()
     auth: AuthSettings = AuthSettings()

@@ -2,7 +2,7 @@
 
 A blob is written to `staging/`, synced, renamed to its place, and the directories that changed are synced. Places are
 `blobs/YYYYMMDD/HHMM/<32 hex digits>` by the clock, so that no directory grows without bound; a clock that is set back
-only puts files into directories that exist already.
+only puts files into directories that exist already. `....link` is a link to a file elsewhere.
 """
 
 import ctypes
@@ -17,12 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, StorageUnavailable
-from dicomweb_server.storage.base import BlobStore, StagedBlob
+from backends.files.links import SUFFIX, StagedLink, open_linked
+from dicomweb_server.errors import BadDicom, ConfigError, StorageCorrupt, StorageError, StorageUnavailable
+from dicomweb_server.storage.base import LinkingBlobStore, StagedBlob
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.records import StorageState
 
-_KEY = re.compile(r"[0-9]{8}/[0-9]{4}/[0-9a-f]{32}", re.ASCII)
+_KEY = re.compile(rf"[0-9]{{8}}/[0-9]{{4}}/[0-9a-f]{{32}}({re.escape(SUFFIX)})?", re.ASCII)
 _SETTINGS = ("directory",)
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
@@ -46,6 +47,8 @@ _begin_writing = _find_begin_writing()
 class StagedFile(StagedBlob):
     """A file in `staging/` until it is kept."""
 
+    suffix = ""
+
     def __init__(self, path: str) -> None:
         self.path = path
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -57,6 +60,11 @@ class StagedFile(StagedBlob):
         self.file.flush()
         _begin_writing(self.file.fileno())
 
+    def sync(self) -> None:
+        """Wait until all is on the disk."""
+        self.file.flush()
+        os.fdatasync(self.file.fileno())
+
     def discard(self) -> None:
         with suppress(OSError):
             self.file.close()
@@ -66,7 +74,7 @@ class StagedFile(StagedBlob):
                 os.unlink(self.path)
 
 
-class FileBlobStore(BlobStore):
+class FileBlobStore(LinkingBlobStore):
     """Settings: `directory`, made when it does not exist."""
 
     def __init__(self, directory: str) -> None:
@@ -110,22 +118,32 @@ class FileBlobStore(BlobStore):
         with disk_errors():
             return StagedFile(os.path.join(self._staging, uuid.uuid4().hex))
 
+    def link(self, *, path: str) -> StagedLink:
+        self._check_open()
+        target = os.path.realpath(path)
+        for own in (self._blobs, self._staging):
+            if os.path.commonpath((os.path.realpath(own), target)) == os.path.realpath(own):
+                raise BadDicom("this is a file of the archive itself")
+        try:
+            return StagedLink(os.path.join(self._staging, uuid.uuid4().hex), target)
+        except OSError as error:
+            raise BadDicom(f"the file cannot be read: {error.strerror or 'it is no plain file'}") from error
+
     def keep(self, *, staged: Sequence[StagedBlob]) -> list[str]:
         self._check_open()
-        files = [blob for blob in staged if isinstance(blob, StagedFile) and blob.pending]
+        files = [blob for blob in staged if isinstance(blob, StagedFile | StagedLink) and blob.pending]
         if len(files) != len(staged):
             raise StorageError("A blob was given up, kept before, or staged elsewhere.")
         prefix = time.strftime("%Y%m%d/%H%M", time.gmtime())
-        moved: list[tuple[StagedFile, str]] = []
+        moved: list[tuple[StagedFile | StagedLink, str]] = []
         with disk_errors():
             try:
                 for file in files:
-                    file.file.flush()
-                    os.fdatasync(file.file.fileno())
+                    file.sync()
                 if files:
                     self._make_directory(prefix)
                 for file in files:
-                    key = f"{prefix}/{uuid.uuid4().hex}"
+                    key = f"{prefix}/{uuid.uuid4().hex}{file.suffix}"
                     os.rename(file.path, os.path.join(self._blobs, key))
                     moved.append((file, key))
                 if files:
@@ -158,6 +176,9 @@ class FileBlobStore(BlobStore):
         return os.fdopen(self._opened(key), "rb", buffering=0)
 
     def size(self, *, key: str) -> int:
+        if key.endswith(SUFFIX):
+            with open(self._opened(key), "rb") as file:
+                return os.fstat(file.fileno()).st_size
         with disk_errors():
             try:
                 return os.stat(self._place(key)).st_size
@@ -198,9 +219,10 @@ class FileBlobStore(BlobStore):
         path = self._place(key)
         with disk_errors():
             try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError as error:
                 raise StorageCorrupt("A file of the archive is missing.") from error
+            return open_linked(descriptor) if key.endswith(SUFFIX) else descriptor
 
     def _make_directory(self, prefix: str) -> None:
         """Make the two directories durable before anything in them is."""

@@ -12,7 +12,7 @@ from dicomweb_server.commands.interrupt import Interrupt
 from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar
 from dicomweb_server.commands.workers import Workers
 from dicomweb_server.errors import BadRequest, StorageError
-from dicomweb_server.opening import ingest_of, open_parts
+from dicomweb_server.opening import check_linking, ingest_of, open_parts
 from dicomweb_server.services.imports import BatchOutcome, Fate, FileOutcome, Importer, Summary, batches
 from dicomweb_server.services.journal import Journal
 from dicomweb_server.services.sources import Source, Unreadable, walk
@@ -22,6 +22,8 @@ EXAMPLE = "import /media/cdrom /srv/old-archive.zip --data /srv/dicom --jobs 4"
 NOTES = """\
 Folders are read with all below them, zips with all in them, also zips in zips. What is no DICOM file is skipped.
 Instances that are stored already are not stored again. The servers of the archive may run meanwhile.
+
+With --link the archive reads the files where they are. They must stay there unchanged; it never moves or deletes them.
 
 Every outcome is written to a journal: lines of JSON, in the folder of the data or where --log says. With --resume files
 that the journal of the same paths calls done are not even read. After an interruption, run the same command with
@@ -40,6 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.description = f"{command.description}\n\n{NOTES}"
     command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a folder, a zip or a DICOM file")
+    command.add_argument("--link", action="store_true", help="index the files where they are, without copying them")
     command.add_argument("--resume", action="store_true", help="skip what an earlier run of the same paths has done")
     command.add_argument("--jobs", type=_jobs, metavar="N", help="processes (one per processor)")
     command.add_argument("--log", type=Path, metavar="FILE", help="where to write the journal (JSON, one line a file)")
@@ -58,10 +61,12 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         if not path.exists():
             raise BadRequest(f"There is no {path}.")
     paths = [os.path.abspath(path) for path in options.paths]
+    if options.link:
+        check_linking(settings)
     place = options.log or _journal_of(settings, paths)
     # The processes begin before anything else is open.
     with (
-        Workers(options.jobs or processors(), lambda: _importer(settings)) as workers,
+        Workers(options.jobs or processors(), lambda: _importer(settings, link=options.link)) as workers,
         Journal(place, resume=options.resume) as journal,
         ProgressLine() as line,
         Interrupt() as interrupt,
@@ -83,8 +88,8 @@ def _journal_of(settings: Settings, paths: Sequence[str]) -> Path:
     return settings.storage.directory.absolute() / "imports" / f"{name}.jsonl"
 
 
-def _importer(settings: Settings) -> Callable[[Sequence[Source]], BatchOutcome]:
-    return Importer(ingest_of(settings, *open_parts(settings))).run
+def _importer(settings: Settings, *, link: bool) -> Callable[[Sequence[Source]], BatchOutcome]:
+    return Importer(ingest_of(settings, *open_parts(settings)), link=link).run
 
 
 class _Import:

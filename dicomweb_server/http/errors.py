@@ -41,6 +41,7 @@ STATUS: dict[type[errors.DicomwebError], int] = {
     errors.StorageUnavailable: 503,
     errors.StorageFull: 503,
     errors.StorageCorrupt: 500,
+    errors.LinkBroken: 500,
     errors.CodecError: 500,
     errors.MissingCodec: 501,
     errors.CodecBusy: 503,
@@ -61,8 +62,9 @@ def handle_our_error(
 ) -> None:
     """Answer one of our own errors."""
     status = status_of(exc)
+    hidden = status == 500 and not isinstance(exc, errors.LinkBroken)
     if status >= 500 and not isinstance(exc, errors.Busy):
-        traceback = exc if status == 500 else None
+        traceback = exc if hidden else None
         _log.error("%s", exc.message, exc_info=traceback, extra={"request_id": req.context.request_id})
     details: dict[str, object] = {}
     if isinstance(exc, errors.NotAcceptable) and exc.offered:
@@ -76,7 +78,7 @@ def handle_our_error(
     if isinstance(exc, errors.Unauthenticated):
         for challenge in exc.challenges:
             resp.append_header("WWW-Authenticate", challenge)
-    answer_error(req, resp, status, _INTERNAL if status == 500 else exc.message, cause=exc, **details)
+    answer_error(req, resp, status, _INTERNAL if hidden else exc.message, cause=exc, **details)
 
 
 def handle_falcon_error(

@@ -54,6 +54,8 @@ AUDIT = (
 )
 EVENTS = (Parameter("after", "As of /changes; the Last-Event-ID header wins; none: from now", _TEXT),)
 
+LINK_FOLDER = (Parameter("path", "A folder on the server, below one of links.folders", _TEXT),)
+
 ARCHIVE = (*ACCEPT, Parameter("dicomdir", "A DICOMDIR in a zip archive (extension)", _TRUTH))
 
 _ANNOTATION = Parameter("annotation", "Texts to burn in: patient, technique", _TEXT)

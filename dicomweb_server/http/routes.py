@@ -61,6 +61,7 @@ class Resources:
     changes: Any
     metrics: Any
     statistics: Any
+    link_folder: Any
     viewer: Any
     fhir: Any
     login: Any
@@ -293,6 +294,16 @@ DICOMWEB: tuple[Route, ...] = (
     route("/wado", get=_WADO_URI),
     route("/statistics", get=_statistics("How much is stored, and of what")),
     route(STUDY + "/statistics", get=_statistics("How much is stored of a study")),
+    route(
+        "/linkFolder",
+        post=Operation(
+            responder="link_folder.on_post",
+            summary="Index the files of a folder of the server where they are",
+            permission=Permission.ADMIN,
+            query=query.LINK_FOLDER,
+            gives=(JSON,),
+        ),
+    ),
     # Changes
     route(
         "/changes",

@@ -1,12 +1,13 @@
 """Taking files from disks into the archive: batches of sources through the same `Ingest` as STOW."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dicomweb_server.errors import StorageError, StorageFull
-from dicomweb_server.services.ingest import OUT_OF_RESOURCES, PROCESSING_FAILURE, Ingest, Report
+from dicomweb_server.services.ingest import OUT_OF_RESOURCES, PROCESSING_FAILURE, Ingest, IngestRequest, Report
 from dicomweb_server.services.sources import Opener, Source, SourceError
 from dicomweb_server.storage.records import Stored
 
@@ -89,10 +90,15 @@ def batches(sources: Iterable[Source]) -> Iterator[list[Source]]:
 
 
 class Importer:
-    """Stores batches, one at a time."""
+    """Stores batches, one at a time.
 
-    def __init__(self, ingest: Ingest) -> None:
+    link: leave the files where they are. folders: then only files whose real path is below one of these; None: all.
+    """
+
+    def __init__(self, ingest: Ingest, *, link: bool = False, folders: Sequence[str] | None = None) -> None:
         self._ingest = ingest
+        self._link = link
+        self._folders = None if folders is None else [os.path.realpath(folder) for folder in folders]
         self._opener = Opener()
 
     def run(self, batch: Sequence[Source]) -> BatchOutcome:
@@ -104,6 +110,10 @@ class Importer:
         owners: list[tuple[int, str]] = []  # by the name that a file has in the request: its source, its name to people
         try:
             for place, source in enumerate(batch):
+                if self._link:
+                    self._link_one(request, source, label=str(len(owners)))
+                    owners.append((place, source.name))
+                    continue
                 for name, chunks in self._opener.each(source):
                     label = str(len(owners))
                     owners.append((place, name))
@@ -125,6 +135,21 @@ class Importer:
             owners=[owners[int(label)][0] for label in labels],
             done=[source for place, source in enumerate(batch) if place not in failed],
         )
+
+    def _link_one(self, request: IngestRequest, source: Source, *, label: str) -> None:
+        # The real path is opened: a link that is turned elsewhere meanwhile leads nowhere.
+        path = os.path.realpath(source.path)
+        if source.member is not None:
+            request.refuse("a file in a zip cannot be linked", name=label)
+        elif self._folders is not None and not any(is_below(path, folder) for folder in self._folders):
+            request.refuse("it lies outside of the folders that may be linked", name=label)
+        else:
+            request.link(path, name=label)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether a real path is that of the folder or of something in it."""
+    return os.path.commonpath((path, folder)) == folder
 
 
 def _check_storage(report: Report) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from dicomweb_server.dicom.element_writer import Bulk
 from dicomweb_server.dicom.part10 import Header, read_header
 from dicomweb_server.errors import (
     BadDicom,
+    Conflict,
     NotDicom,
     NotFound,
     StorageError,
@@ -21,7 +23,7 @@ from dicomweb_server.errors import (
     StorageUnavailable,
 )
 from dicomweb_server.services.space import Space
-from dicomweb_server.storage.base import BlobStore, StagedBlob, Storage
+from dicomweb_server.storage.base import BlobStore, LinkingBlobStore, StagedBlob, Storage
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.packing import pack_metadata
 from dicomweb_server.storage.records import Blob, InstanceRecord, OnDuplicate, Stored, StoreOutcome
@@ -192,6 +194,28 @@ class IngestRequest:
             self._examine(staged, sha256, size_bytes, header)
         self._commit_when_full()
 
+    def link(self, path: str, *, name: str = "") -> None:
+        """Take the file at this path where it is, without a copy; as `add`. Its preamble stays as it is.
+
+        Raises Conflict where the blob store cannot link.
+        """
+        if not isinstance(self._blobs, LinkingBlobStore):
+            raise Conflict("the files of this archive lie elsewhere: they cannot be linked")
+        self._name = name
+        try:
+            staged = self._blobs.link(path=path)
+        except BadDicom as exc:
+            self._refuse(CANNOT_UNDERSTAND, exc.message)
+            return
+        with self._discarding(staged):
+            limit = self._limits.max_instance_bytes or float("inf")
+            if os.fstat(staged.file.fileno()).st_size > limit:
+                raise BadDicom(f"the instance is larger than {limit} bytes (stow.max_instance_bytes)")
+            sha256 = _sha256_of(staged.file)
+            staged.complete()
+            self._examine(staged, sha256, staged.file.tell())
+        self._commit_when_full()
+
     def compose(self, attributes: Mapping[str, Any], bulk: Bulk) -> None:
         """Take one instance that comes as DICOM JSON with its bulk data apart (PS3.18 10.5); as `add`."""
         self._name = ""
@@ -200,11 +224,8 @@ class IngestRequest:
         with self._staging() as staged:
             compose(attributes, bulk, staged.file)
             staged.complete()
-            digest = hashlib.sha256()
-            staged.file.seek(0)
-            while chunk := staged.file.read(READ_BYTES):
-                digest.update(chunk)
-            self._examine(staged, digest.hexdigest(), staged.file.tell())
+            sha256 = _sha256_of(staged.file)
+            self._examine(staged, sha256, staged.file.tell())
         self._commit_when_full()
 
     def refuse(self, message: str, *, name: str = "") -> None:
@@ -224,10 +245,12 @@ class IngestRequest:
         self._pending.clear()
         self._pending_bytes = 0
 
+    def _staging(self) -> contextlib.AbstractContextManager[StagedBlob]:
+        return self._discarding(self._blobs.stage())
+
     @contextlib.contextmanager
-    def _staging(self) -> Iterator[StagedBlob]:
+    def _discarding(self, staged: StagedBlob) -> Iterator[StagedBlob]:
         """A staged blob that is discarded when what is done with it fails; bad DICOM is a refusal, not an error."""
-        staged = self._blobs.stage()
         try:
             with disk_errors():
                 yield staged
@@ -415,6 +438,15 @@ def restore(storage: Storage, *, instance_uid: str, version: str) -> None:
     if version not in {old.version for old in storage.replaced(instance_uid=instance_uid)}:
         raise NotFound("no such replaced version of the instance")
     storage.restore(instance_uid=instance_uid, version=version)
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    """Of the whole file, which is at its end then."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(READ_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _blob_keys(record: InstanceRecord) -> list[str]:

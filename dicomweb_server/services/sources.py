@@ -41,7 +41,7 @@ class Source:
     @property
     def name(self) -> str:
         """How it is told to people: `folder/a.zip!inside/b.dcm`. Bytes of the path that are no UTF-8 are escaped."""
-        path = os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        path = _shown(self.path)
         return f"{path}!{self.member_name}" if self.member is not None else path
 
 
@@ -61,20 +61,22 @@ class SourceError(Exception):
         self.reason = reason
 
 
-def walk(paths: Sequence[str]) -> Iterator[Source | Unreadable]:
-    """Everything below the paths, folders in the order of names. Links are followed; a folder is visited once."""
+def walk(paths: Sequence[str], *, follow_links: bool = True) -> Iterator[Source | Unreadable]:
+    """Everything below the paths, folders in the order of names; a folder is visited once."""
     visited: set[tuple[int, int]] = set()
     for path in paths:
-        yield from _walk(path, visited)
+        yield from _walk(path, visited, follow_links=follow_links)
 
 
-def _walk(top: str, visited: set[tuple[int, int]]) -> Iterator[Source | Unreadable]:
+def _walk(top: str, visited: set[tuple[int, int]], *, follow_links: bool) -> Iterator[Source | Unreadable]:
     waiting = [top]
     while waiting:
         path = waiting.pop()
         try:
-            found = os.stat(path)
-            if stat.S_ISDIR(found.st_mode):
+            found = os.stat(path, follow_symlinks=follow_links)
+            if stat.S_ISLNK(found.st_mode):
+                yield Unreadable(name=_shown(path), reason="symbolic links are not followed here")
+            elif stat.S_ISDIR(found.st_mode):
                 if (found.st_dev, found.st_ino) not in visited:
                     visited.add((found.st_dev, found.st_ino))
                     names = sorted(set(os.listdir(path)) - SKIPPED_FOLDERS, reverse=True)
@@ -82,7 +84,11 @@ def _walk(top: str, visited: set[tuple[int, int]]) -> Iterator[Source | Unreadab
             elif stat.S_ISREG(found.st_mode):
                 yield from _file(path, found)
         except OSError as exc:
-            yield Unreadable(name=os.fsencode(path).decode("utf-8", "backslashreplace"), reason=_words(exc))
+            yield Unreadable(name=_shown(path), reason=_words(exc))
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _file(path: str, found: os.stat_result) -> Iterator[Source | Unreadable]:

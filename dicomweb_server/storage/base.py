@@ -393,3 +393,16 @@ class BlobStore(ABC):
     @abstractmethod
     def keys(self, *, older_than_seconds: float) -> Iterator[str]:
         """All keys kept at least so long ago, in no order: what a sweep for orphans compares with the index."""
+
+
+class LinkingBlobStore(BlobStore):
+    """One that can also take in files where they are, without a copy."""
+
+    @abstractmethod
+    def link(self, *, path: str) -> StagedBlob:
+        """A blob whose bytes are those of the file, now at its real path; its `file` can only be read.
+
+        Once it is kept, whoever reads it gets LinkBroken when the file is missing, or has another size or time.
+        Deleting the blob leaves the file alone. Raises BadDicom for files of the store itself and for those that cannot
+        be opened; `complete` raises it when the file changed meanwhile.
+        """
