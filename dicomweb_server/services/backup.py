@@ -31,7 +31,7 @@ from dicomweb_server.services.backup_entries import packed, parsed
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.query import Query
-from dicomweb_server.storage.records import ArchiveEntry, InstanceEntry, ReplacedEntry, Scope
+from dicomweb_server.storage.records import ArchiveEntry, BinnedEntry, InstanceEntry, ReplacedEntry, Scope, versions_in
 
 FORMAT = 1
 _MARK = "backup.json"
@@ -199,7 +199,7 @@ class Backup:
                     if isinstance(entry, InstanceEntry):
                         done.instances += 1
                         seen.add(entry)
-                    elif isinstance(entry, ReplacedEntry) and not seen.is_older(entry):
+                    elif isinstance(entry, ReplacedEntry | BinnedEntry) and not seen.is_apart(entry):
                         continue
                     done.copied_files += len(copied)
                     done.copied_bytes += sum(copied)
@@ -259,8 +259,9 @@ class Backup:
 
 
 class _Seen:
-    """The instances that are in the index, in few bytes each. What is replaced after its instance was read comes again
-    as an older version; of what came and was replaced behind the reader only the older version comes."""
+    """The instances that are in the index, in few bytes each. What is replaced or removed after its instance was read
+    comes again as an older version, or in the bin; of what came and was replaced behind the reader only the older
+    version comes."""
 
     def __init__(self) -> None:
         self._uids: set[int] = set()
@@ -270,9 +271,11 @@ class _Seen:
         self._uids.add(hash(entry.instance.instance_uid))
         self._keys.add(hash(entry.instance.blob.key))
 
-    def is_older(self, entry: ReplacedEntry) -> bool:
+    def is_apart(self, entry: ReplacedEntry | BinnedEntry) -> bool:
+        """Whether the entry belongs into the index besides the instances that are there."""
         one = entry.instance
-        return hash(one.instance_uid) in self._uids and hash(one.blob.key) not in self._keys
+        alone = isinstance(entry, BinnedEntry)
+        return (alone or hash(one.instance_uid) in self._uids) and hash(one.blob.key) not in self._keys
 
 
 class BackupSource:
@@ -326,12 +329,11 @@ class BackupSource:
 def files_of(entry: ArchiveEntry) -> Sequence[File]:
     """The files that an entry refers to, with those of older versions in it."""
     found: list[File] = []
-    for one in (entry, *getattr(entry, "older", ())):
-        if (instance := getattr(one, "instance", None)) is not None:
-            blob, uid = instance.blob, instance.instance_uid
-            found.append(File(blob.key, uid, blob.size_bytes, blob.sha256))
-            if instance.layout_blob is not None:
-                found.append(File(instance.layout_blob, uid))
+    for version in versions_in(entry):
+        one = version.instance
+        found.append(File(one.blob.key, one.instance_uid, one.blob.size_bytes, one.blob.sha256))
+        if one.layout_blob is not None:
+            found.append(File(one.layout_blob, one.instance_uid))
     return found
 
 

@@ -24,7 +24,6 @@ from dicomweb_server.storage.packing import unpack_metadata
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import (
     ArchiveEntry,
-    BinnedEntry,
     InstanceEntry,
     ReplacedEntry,
     Scope,
@@ -41,6 +40,7 @@ _KEYS_AT_ONCE = 500
 _ENTRIES_AT_ONCE = 64
 _THREADS = 8
 _HITS_AT_ONCE = 500
+_QUEUE_LOOKED_AT = 10_000
 _INDEX_LOST = "kept: most files are unknown; is the index another one, or lost?"
 _FILES_LOST = "left: most files are missing; is the place where they lie there?"
 
@@ -176,21 +176,15 @@ class Check:
         return None
 
     def _is_referred_to(self, entry: VersionEntry) -> bool:
-        """The second look: whether this version is still there. One in the bin is not looked for: that its file is
-        still known tells as much."""
+        """The second look: whether this version is still there."""
         one = entry.instance
-        if isinstance(entry, ReplacedEntry):
-            versions = self._storage.replaced(instance_uid=one.instance_uid)
-            if any(version.instance.blob.key == one.blob.key for version in versions):
-                return True
-        if not isinstance(entry, InstanceEntry):
-            page = self._storage.binned(scope=Scope(instance_uid=one.instance_uid))
-            known = self._storage.known_blobs(keys=[one.blob.key])
-            return bool(page.entries and known)
-        try:
-            return self._storage.get(scope=_scope(one)).blob.key == one.blob.key
-        except NotFound:
-            return False
+        if isinstance(entry, InstanceEntry):
+            try:
+                return self._storage.get(scope=_scope(one)).blob.key == one.blob.key
+            except NotFound:
+                return False
+        queued = one.blob.key in self._storage.released(limit=_QUEUE_LOOKED_AT)
+        return not queued and bool(self._storage.known_blobs(keys=[one.blob.key]))
 
     def _put_aside(self, scope: Scope, detail: str) -> Iterator[Finding]:
         """Take the record of a lost file out of the archive, and keep it as a document."""
@@ -304,9 +298,10 @@ class Check:
 def _versions(entries: Iterable[ArchiveEntry]) -> Iterator[VersionEntry]:
     """What has files; it comes first in a dump."""
     for entry in entries:
-        if not isinstance(entry, InstanceEntry | ReplacedEntry | BinnedEntry):
+        versions = versions_in(entry)
+        if not versions:
             return
-        yield from versions_in(entry)
+        yield from versions
 
 
 def _scope(one: StoredInstance) -> Scope:

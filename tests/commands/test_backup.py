@@ -19,7 +19,7 @@ from dicomweb_server.services.backup_entries import packed, parsed
 from dicomweb_server.services.check import Check
 from dicomweb_server.services.copy import Archive, Copy
 from dicomweb_server.storage.query import Query
-from dicomweb_server.storage.records import InstanceEntry, ReplacedEntry, Scope
+from dicomweb_server.storage.records import BinnedEntry, InstanceEntry, ReplacedEntry, Scope
 from tests.commands.archives import blob_file, opened, settings_file, store
 from tests.live import ROOT
 from tests.samples import instance, sample_files
@@ -35,6 +35,9 @@ def path(tmp_path: Path) -> Path:
             store(archive, instance("1.2.3", "1.2.3.1", "1.2.3.1.1", InstanceNumber=number))
         store(archive, instance("1.2.4", "1.2.4.1", "1.2.4.1.1"))
         archive.storage.remove(scope=Scope(study_uid="1.2.4"))
+        for number in range(2):
+            store(archive, instance("1.2.6", "1.2.6.1", "1.2.6.1.1", InstanceNumber=number))
+        archive.storage.remove(scope=Scope(study_uid="1.2.6"), keep=True)
         for number in range(2):
             archive.storage.put_document(kind="note", document_id="n", body={"n": number}, keys={"n": (str(number),)})
     return path
@@ -53,7 +56,7 @@ def content(path: Path) -> list[Any]:
     found: list[Any] = []
     with opened(path) as archive:
         for _, entry in archive.storage.dump():
-            if not isinstance(entry, InstanceEntry | ReplacedEntry):
+            if not isinstance(entry, InstanceEntry | ReplacedEntry | BinnedEntry):
                 found.append(entry)
                 continue
             one = entry.instance
@@ -113,8 +116,9 @@ def _named(patch: pytest.MonkeyPatch, name: str, path: Path, folder: Path, *opti
 def test_entries_come_back_equal(path: Path) -> None:
     with opened(path) as archive:
         entries = [entry for _, entry in archive.storage.dump()]
-    assert [parsed(packed(entry)) for entry in entries] == entries
-    assert len({type(entry) for entry in entries}) >= 4
+    assert [packed(parsed(packed(entry))) for entry in entries] == [packed(entry) for entry in entries]
+    assert [type(parsed(packed(entry))) for entry in entries] == [type(entry) for entry in entries]
+    assert len({type(entry) for entry in entries}) >= 5
 
 
 def test_beside_writers_every_backup_can_be_restored(path: Path, tmp_path: Path) -> None:

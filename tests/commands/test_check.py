@@ -92,6 +92,17 @@ def test_what_has_older_versions_is_left(path: Path, capsys: pytest.CaptureFixtu
     assert stored(path, "1.2.3.1.3")
 
 
+def test_files_of_the_bin_are_looked_at(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = file_of(path, "1.2.3.1.1")
+    with opened(path) as archive:
+        archive.storage.remove(scope=Scope(study_uid="1.2.3"), keep=True)
+    assert check(path, "--deep") == 0
+    file.unlink()
+    assert check(path, "--repair") == 3
+    assert "1.2.3/1.2.3.1/1.2.3.1.1: " in (told := capsys.readouterr().out)
+    assert "(in the bin)" in told
+
+
 def test_a_missing_layout(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = stored(path, "1.2.4.1.1").layout_blob
     assert key is not None
