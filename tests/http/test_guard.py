@@ -39,7 +39,10 @@ def status(client: Client, method: str, path: str, headers: Headers) -> int:
     client.reset()
     # A cursor that is none, or a stream of events would never end.
     asked = {"Last-Event-ID": "x", **headers}
-    return int(client.request(path, method=method, headers=asked, expect_errors=True).status_int)
+    answer = client.request(path, method=method, headers=asked, expect_errors=True)
+    if answer.status_int == 403 and "needs the permission" not in answer.text:
+        return 200  # the guard let it pass; the route has a reason of its own
+    return int(answer.status_int)
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
