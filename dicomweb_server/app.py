@@ -38,6 +38,7 @@ from dicomweb_server.http.resources.metadata import MetadataResource
 from dicomweb_server.http.resources.metrics import MetricsResource
 from dicomweb_server.http.resources.objects import ObjectsResource
 from dicomweb_server.http.resources.qido import SearchResource
+from dicomweb_server.http.resources.recycle import RecycleBinResource
 from dicomweb_server.http.resources.rendered import RenderedResource
 from dicomweb_server.http.resources.statistics import StatisticsResource
 from dicomweb_server.http.resources.stow import StowResource
@@ -54,6 +55,8 @@ from dicomweb_server.services.hooks import COUNTED, Hook, Hooks
 from dicomweb_server.services.images import Images
 from dicomweb_server.services.link_folder import LinkFolder
 from dicomweb_server.services.pictures import Pictures
+from dicomweb_server.services.recycle import RecycleBin
+from dicomweb_server.services.release import Release, Retention
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Retrieve
 from dicomweb_server.services.scoped import ScopedStorage
@@ -74,14 +77,17 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 
 class Application:
     """The WSGI application, and what it has to close itself: the processes that decode, who waits for changes and the
-    thread that delivers them."""
+    threads that deliver them and that release files."""
 
-    def __init__(self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks, login: Login) -> None:
+    def __init__(
+        self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks, release: Release, login: Login
+    ) -> None:
         self._wsgi = wsgi
         self._login = login
         self._pool = pool
         self._feed = feed
         self._hooks = hooks
+        self._release = release
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The WSGI entry."""
@@ -95,6 +101,7 @@ class Application:
         """End all that. The processes end by themselves, too, when this one does."""
         self._feed.close()
         self._hooks.close()
+        self._release.close()
         self._pool.close()
         self._login.close()
 
@@ -108,6 +115,8 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         prefixes=tuple(settings.http.prefixes),
     )
     hooks = Hooks(storage, _hooks(settings))
+    retention = Retention(bin_days=settings.remove.retention_days, replaced_days=settings.remove.replaced_days)
+    release = Release(storage, blobs, retention)
 
     def queues() -> dict[str, int]:
         waiting = {f"hook {name}": length for name, length in hooks.waiting().items()}
@@ -146,12 +155,13 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         watch=metrics.codec_task,
     )
     places = _prefixes(settings)
-    resources = _resources(settings, scoped, blobs, pool, places, feed, metrics, login, guard)
+    resources = _resources(settings, scoped, blobs, pool, places, feed, metrics, login, guard, release)
     for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
     hooks.start()
-    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, login=login)
+    release.start()
+    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, release=release, login=login)
 
 
 def _hooks(settings: Settings) -> list[Hook]:
@@ -183,8 +193,13 @@ def _resources(
     metrics: Metrics,
     login: Login,
     guard: Guard,
+    release: Release,
 ) -> Resources:
     retrieve = Retrieve(storage, blobs)
+
+    def removing(storage: Storage) -> Remove:
+        return Remove(storage, blobs, keep=settings.remove.retention_days > 0, released=release.wake)
+
     images = Images(retrieve, storage)
     results = ResultCache(settings.cache_directory, max_bytes=settings.codec.cache_bytes)
     transcode = Transcode(retrieve, images, pool, results)
@@ -213,7 +228,7 @@ def _resources(
             max_metadata_bytes=settings.stow.max_metadata_bytes,
             metrics=metrics,
         ),
-        objects=ObjectsResource(retrieve, Remove(storage, blobs), transcode, cache=REVALIDATE),
+        objects=ObjectsResource(retrieve, removing(storage), transcode, cache=REVALIDATE),
         metadata=MetadataResource(retrieve, absolute_uris=settings.http.bulkdata_uri == "absolute"),
         frames=frames,
         bulkdata=BulkDataResource(retrieve, cache=cache),
@@ -223,11 +238,12 @@ def _resources(
         health=HealthResource(storage, blobs),
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
-        fhir=_fhir(settings, storage, blobs),
+        fhir=_fhir(settings, storage, removing),
         changes=ChangesResource(feed),
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
         link_folder=LinkFolderResource(LinkFolder(ingest, settings.links.folders), lambda: check_linking(settings)),
+        recycle=RecycleBinResource(RecycleBin(storage), released=release.wake),
         description=DescriptionResource(
             TABLE[Place.DICOMWEB],
             others=[
@@ -246,7 +262,7 @@ def _resources(
     )
 
 
-def _fhir(settings: Settings, storage: Storage, blobs: BlobStore) -> FhirResource:
+def _fhir(settings: Settings, storage: Storage, removing: Callable[[Storage], Remove]) -> FhirResource:
     zone = ZoneInfo(settings.fhir.timezone) if settings.fhir.timezone else None
 
     def over(storage: Storage) -> tuple[Reading, Writing]:
@@ -259,7 +275,7 @@ def _fhir(settings: Settings, storage: Storage, blobs: BlobStore) -> FhirResourc
             documents=documents,
             search=search,
             reading=reading,
-            remove=Remove(storage, blobs),
+            remove=removing(storage),
             max_bytes=settings.fhir.max_request_bytes,
         )
         return reading, writing

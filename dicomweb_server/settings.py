@@ -44,7 +44,18 @@ PLUGIN_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "auth": {"jwt": {}, "keycloak": {}},
 }
 
-_ROUTES = ("patients", "studies", "series", "instances", "wado", "changes", "statistics", "openapi", "openapi.json")
+_ROUTES = (
+    "patients",
+    "studies",
+    "series",
+    "instances",
+    "wado",
+    "changes",
+    "bin",
+    "statistics",
+    "openapi",
+    "openapi.json",
+)
 _SECRET = re.compile(r"(^|_)(password|passphrase|secret|token|secret_access_key)$")
 _ADDRESS = re.compile(r"(^|_)(url|uri|dsn)$")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -257,6 +268,15 @@ class LinksSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RemoveSettings:
+    """How many days what was deleted stays in the recycle bin (0: it is gone at once), and older versions of what is
+    stored (0: for ever)."""
+
+    retention_days: int = _number(7, 0, 36_500)
+    replaced_days: int = _number(0, 0, 36_500)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChangesSettings:
     """The change feed. `max_waiting` is how many clients of each worker may wait for changes; half of its threads at
     most do."""
@@ -345,6 +365,7 @@ class Settings:
     fhir: FhirSettings = FhirSettings()
     disk: DiskSettings = DiskSettings()
     links: LinksSettings = LinksSettings()
+    remove: RemoveSettings = RemoveSettings()
     changes: ChangesSettings = ChangesSettings()
     hooks: HooksSettings = HooksSettings()
     auth: AuthSettings = AuthSettings()

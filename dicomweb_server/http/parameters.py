@@ -36,6 +36,14 @@ CHANGES = (
     Parameter("limit", "At most so many changes", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     Parameter("wait", "Seconds to wait for a change", {"type": "integer", "minimum": 0, "maximum": 60, "default": 0}),
 )
+BIN = (
+    Parameter("study_uid", "Only of this study", _TEXT),
+    Parameter("series_uid", "Only of this series", _TEXT),
+    Parameter("instance_uid", "Only this instance", _TEXT),
+    Parameter("before", "Only what was removed before this day or time (UTC)", _TEXT),
+    Parameter("limit", "At most so many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    Parameter("cursor", "The `next` of the answer before", _TEXT),
+)
 AUDIT = (
     *(
         Parameter(name, f"Only records with this {meaning}", _TEXT)

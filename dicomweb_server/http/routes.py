@@ -62,6 +62,7 @@ class Resources:
     metrics: Any
     statistics: Any
     link_folder: Any
+    recycle: Any
     viewer: Any
     fhir: Any
     login: Any
@@ -301,6 +302,37 @@ DICOMWEB: tuple[Route, ...] = (
             summary="Index the files of a folder of the server where they are",
             permission=Permission.ADMIN,
             query=query.LINK_FOLDER,
+            gives=(JSON,),
+        ),
+    ),
+    # The recycle bin
+    route(
+        "/bin",
+        get=Operation(
+            responder="recycle.on_get",
+            summary="What was removed and can be restored",
+            permission=Permission.RESTORE,
+            query=query.BIN,
+            gives=(JSON,),
+        ),
+    ),
+    route(
+        "/bin/restore",
+        post=Operation(
+            responder="recycle.on_post_restore",
+            summary="Restore what was removed: study_uid, series_uid or instance_uid",
+            permission=Permission.RESTORE,
+            takes=(JSON, "application/x-www-form-urlencoded"),
+            gives=(JSON,),
+        ),
+    ),
+    route(
+        "/bin/purge",
+        post=Operation(
+            responder="recycle.on_post_purge",
+            summary="Delete for good what was removed: study_uid, series_uid, instance_uid, before, or all",
+            permission=Permission.ADMIN,
+            takes=(JSON, "application/x-www-form-urlencoded"),
             gives=(JSON,),
         ),
     ),

@@ -55,8 +55,7 @@ class Export:
         """
         found: dict[str, StoredInstance] = {}
         for word in words:
-            scopes = self._named(word) if is_uid(word) else self._searched(word)
-            for scope in scopes:
+            for scope in chosen_scopes(self._storage, [word]):
                 for item in self._retrieve.instances(scope=scope):
                     found[item.instance_uid] = item
         return list(found.values())
@@ -104,45 +103,6 @@ class Export:
                 part.unlink(missing_ok=True)
             raise
 
-    # What is meant
-
-    def _named(self, uid: str) -> Iterator[Scope]:
-        study = Scope(study_uid=uid)
-        if self._storage.count(query=Query(level=Level.SERIES, scope=study)):
-            yield study
-            return
-        for level, tag in _UID_TAGS.items():
-            term = parse_term((tag,), uid)
-            scopes = list(self._hits(Query(level=level, terms=(term,) if term else (), limit=_ALL)))
-            yield from scopes
-            if scopes:
-                return
-        raise NotFound(f"There is no study, series or instance {uid}.")
-
-    def _searched(self, text: str) -> Iterator[Scope]:
-        parameters = parse_qsl(text, keep_blank_values=True)
-        if "=" not in text or not parameters:
-            raise BadRequest(f"{text!r} is neither a UID nor a query such as PatientID=4711.")
-        search = Search(self._storage, max_results=_ALL)
-        plans = [search.plan(level=level, scope=Scope(), parameters=parameters) for level in _LEVELS]
-        plan = next((plan for plan in plans if not plan.warnings), None)
-        if plan is None:
-            raise BadRequest(f"{text!r} cannot be searched for: {plans[-1].warnings[0]}.")
-        none = True
-        for scope in self._hits(plan.query):
-            none = False
-            yield scope
-        if none:
-            raise NotFound(f"Nothing matches {text!r}.")
-
-    def _hits(self, query: Query) -> Iterator[Scope]:
-        end = query.offset + query.limit
-        for start in range(query.offset, end, PAGE_HITS):
-            page = self._storage.search(query=replace(query, offset=start, limit=min(PAGE_HITS, end - start)))
-            yield from map(_scope, page.hits)
-            if not page.more:
-                return
-
     # Reading
 
     def _begin(self, found: Sequence[StoredInstance]) -> None:
@@ -170,3 +130,48 @@ class Export:
 
 def _scope(hit: Hit) -> Scope:
     return Scope(study_uid=hit.study_uid, series_uid=hit.series_uid, instance_uid=hit.instance_uid)
+
+
+def chosen_scopes(storage: Storage, words: Sequence[str]) -> list[Scope]:
+    """What the words name, as `Export.choose`; raises like it."""
+    return [scope for word in words for scope in (_named(storage, word) if is_uid(word) else _searched(storage, word))]
+
+
+def _named(storage: Storage, uid: str) -> Iterator[Scope]:
+    study = Scope(study_uid=uid)
+    if storage.count(query=Query(level=Level.SERIES, scope=study)):
+        yield study
+        return
+    for level, tag in _UID_TAGS.items():
+        term = parse_term((tag,), uid)
+        scopes = list(_hits(storage, Query(level=level, terms=(term,) if term else (), limit=_ALL)))
+        yield from scopes
+        if scopes:
+            return
+    raise NotFound(f"There is no study, series or instance {uid}.")
+
+
+def _searched(storage: Storage, text: str) -> Iterator[Scope]:
+    parameters = parse_qsl(text, keep_blank_values=True)
+    if "=" not in text or not parameters:
+        raise BadRequest(f"{text!r} is neither a UID nor a query such as PatientID=4711.")
+    search = Search(storage, max_results=_ALL)
+    plans = [search.plan(level=level, scope=Scope(), parameters=parameters) for level in _LEVELS]
+    plan = next((plan for plan in plans if not plan.warnings), None)
+    if plan is None:
+        raise BadRequest(f"{text!r} cannot be searched for: {plans[-1].warnings[0]}.")
+    none = True
+    for scope in _hits(storage, plan.query):
+        none = False
+        yield scope
+    if none:
+        raise NotFound(f"Nothing matches {text!r}.")
+
+
+def _hits(storage: Storage, query: Query) -> Iterator[Scope]:
+    end = query.offset + query.limit
+    for start in range(query.offset, end, PAGE_HITS):
+        page = storage.search(query=replace(query, offset=start, limit=min(PAGE_HITS, end - start)))
+        yield from map(_scope, page.hits)
+        if not page.more:
+            return

@@ -18,25 +18,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from http.client import HTTPException
-from typing import IO, Any
+from typing import IO
 
 import orjson
 
 from dicomweb_server import __version__
 from dicomweb_server.errors import BadRequest, DicomwebError, NotFound, VersionConflict
 from dicomweb_server.services.changes import shown
+from dicomweb_server.services.lease import LeasedState
 from dicomweb_server.storage.base import Storage
-from dicomweb_server.storage.records import Change, ChangeKind, Document
+from dicomweb_server.storage.records import Change, ChangeKind
 
 SIGNATURE_HEADER = "Dicomweb-Signature"
 DOCUMENT_KIND = "hook"
 BATCH = 100
 TIMEOUT_SECONDS = 10.0
-LEASE_SECONDS = 60.0  # longer than a delivery takes, and than clocks of several machines differ
 LOOK_EVERY_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 2.0
 LAST_RETRY_SECONDS = 300.0
-FORGET_EVERY = 50
 COUNTED = 1000
 
 _log = logging.getLogger("dicomweb_server.hooks")
@@ -124,49 +123,34 @@ class Hooks:
 
         Raises VersionConflict where another process has taken over.
         """
-        document = self._document(hook)
+        lease = LeasedState(self._storage, kind=DOCUMENT_KIND, name=hook.name, owner=self._owner, clock=self._clock)
+        document = lease.read(lambda: {"cursor": self._storage.newest_change(), "failures": 0, "retry_at": 0.0})
         state = document.body
-        now = self._clock()
-        if state["retry_at"] > now or (state["owner"] != self._owner and state["leased_until"] > now):
+        if state["retry_at"] > self._clock() or not lease.is_free(document):
             return False
         try:
             changes = self._storage.changes(after=state["cursor"], limit=BATCH)
         except BadRequest:
             _log.warning("hook %s: the archive is not the one it knew; it goes on with what comes now", hook.name)
-            self._put(hook, document.version, state | {"cursor": self._storage.newest_change()})
+            lease.give(document, {"cursor": self._storage.newest_change()})
             return False
         if not changes:
             return False
         wanted = [change for change in changes if change.kind in hook.kinds]
-        done = {"cursor": changes[-1].cursor, "leased_until": 0.0, "failures": 0, "retry_at": 0.0}
+        done = {"cursor": changes[-1].cursor, "failures": 0, "retry_at": 0.0}
         if not wanted:
-            self._put(hook, document.version, state | done)
+            lease.give(document, done)
             return True
-        leased = self._put(hook, document.version, state | {"owner": self._owner, "leased_until": now + LEASE_SECONDS})
+        leased = lease.take(document)
         failure = self._send(hook, wanted)
         if failure is None:
-            kept = self._put(hook, leased.version, leased.body | done | {"delivered_at": _time(self._clock())})
-            if kept.version % FORGET_EVERY < 2:  # each delivery writes two versions
-                self._storage.forget_versions(kind=DOCUMENT_KIND, document_id=hook.name, before=kept.version)
+            lease.give(leased, done | {"delivered_at": _time(self._clock())})
             return True
         failures = state["failures"] + 1
         pause = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 20), LAST_RETRY_SECONDS)
         _log.warning("hook %s: %s; the next attempt is in %.0f s", hook.name, failure, pause)
-        later = {"leased_until": 0.0, "failures": failures, "retry_at": self._clock() + pause, "failure": failure}
-        self._put(hook, leased.version, leased.body | later)
+        lease.give(leased, {"failures": failures, "retry_at": self._clock() + pause, "failure": failure})
         return False
-
-    def _document(self, hook: Hook) -> Document:
-        try:
-            return self._storage.get_document(kind=DOCUMENT_KIND, document_id=hook.name)
-        except NotFound:
-            fresh = {"owner": "", "leased_until": 0.0, "failures": 0, "retry_at": 0.0}
-            return self._put(hook, 0, {"cursor": self._storage.newest_change(), **fresh})
-
-    def _put(self, hook: Hook, version: int, body: dict[str, Any]) -> Document:
-        return self._storage.put_document(
-            kind=DOCUMENT_KIND, document_id=hook.name, body=body, keys={}, expected_version=version
-        )
 
     def _send(self, hook: Hook, changes: Sequence[Change]) -> str | None:
         """Post a batch; gives what went wrong, without the address."""

@@ -9,7 +9,8 @@ import pytest
 
 from backends.sqlite import SQLiteStorage
 from dicomweb_server.errors import ConfigError
-from dicomweb_server.services.hooks import DOCUMENT_KIND, FORGET_EVERY, LEASE_SECONDS, SIGNATURE_HEADER, Hook, Hooks
+from dicomweb_server.services.hooks import DOCUMENT_KIND, SIGNATURE_HEADER, Hook, Hooks
+from dicomweb_server.services.lease import FORGET_EVERY, LEASE_SECONDS
 from dicomweb_server.settings import load
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.records import ChangeKind, OnDuplicate

@@ -1,0 +1,52 @@
+"""`dicomweb-server restore`: what was removed comes back from the recycle bin."""
+
+import argparse
+from contextlib import closing
+
+from dicomweb_server.app import open_parts
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.dicom.uids import is_uid
+from dicomweb_server.errors import BadRequest, NotFound
+from dicomweb_server.services.recycle import RecycleBin
+from dicomweb_server.settings import Settings
+from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.records import Scope
+
+EXAMPLE = "restore 1.2.840.113619.2.1.1 --data /srv/dicom"
+NOTES = """\
+A UID names a study, a series or an instance in the recycle bin (see: bin). Of each instance what was removed last comes
+back, with its older versions. What is stored again meanwhile stays as it is, and the removed one in the bin.
+
+Exit status: 0 all is back, 1 something is not and why, 2 wrong usage, 130 interrupted."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe what the command takes."""
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.description = f"{command.description}\n\n{NOTES}"
+    command.add_argument("uids", nargs="+", metavar="UID", help="what to restore")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Restore; gives the exit status. Raises DicomwebError."""
+    storage, blobs = open_parts(settings)
+    with closing(storage), closing(blobs):
+        recycle_bin = RecycleBin(storage)
+        scopes = [scope_in_bin(storage, uid) for uid in options.uids]
+        done = [recycle_bin.restore(scope=scope) for scope in scopes]
+    conflicts = sum(one.conflicts for one in done)
+    print(f"Restored {sum(one.restored for one in done)} instances")
+    if conflicts:
+        print(f"{conflicts} are stored again, and were left in the bin")
+    return 1 if conflicts else 0
+
+
+def scope_in_bin(storage: Storage, uid: str) -> Scope:
+    """What a UID names in the bin. Raises NotFound, BadRequest."""
+    if not is_uid(uid):
+        raise BadRequest(f"{uid!r} is no UID.")
+    for level in (Level.STUDY, Level.SERIES, Level.INSTANCE):
+        scope = Scope(**{f"{level.value}_uid": uid})
+        if storage.binned(scope=scope, limit=1).entries:
+            return scope
+    raise NotFound(f"There is no study, series or instance {uid} in the bin.")

@@ -1,0 +1,89 @@
+"""Workers are killed while they release: every file of what was deleted goes in the end, and no other."""
+
+import os
+import random
+import signal
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+import requests
+from pydicom.uid import generate_uid
+
+from backends.files import FileBlobStore
+from dicomweb_server.__main__ import main
+from tests.live import LiveServer, serving
+from tests.samples import RELATED, envelope, instance, part10
+
+ROUNDS = int(os.environ.get("RELEASE_KILLS", "6"))
+INSTANCES = 60
+TIMEOUT_SECONDS = 30
+
+
+def store(server: LiveServer, number: int) -> str:
+    study_uid = str(generate_uid())
+    body = envelope([part10(instance(study_uid)) for _ in range(number)])
+    requests.post(
+        f"{server.url}/studies", data=body, headers={"Content-Type": RELATED}, timeout=TIMEOUT_SECONDS
+    ).raise_for_status()
+    return study_uid
+
+
+def delete(server: LiveServer, study_uid: str) -> None:
+    """Until it is done: the worker that is asked may be the one that is killed."""
+    while True:
+        with suppress(requests.ConnectionError):
+            if requests.delete(f"{server.url}/studies/{study_uid}", timeout=TIMEOUT_SECONDS).status_code in (204, 404):
+                return
+
+
+def files(data: Path) -> int:
+    blobs = FileBlobStore.from_settings(settings={"directory": str(data)})
+    blobs.open()
+    with closing(blobs):
+        return sum(1 for _ in blobs.keys(older_than_seconds=0))
+
+
+def test_workers_killed_while_they_release_leave_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(1)
+    with serving(tmp_path, "--workers", "2", environment={"DICOMWEB__REMOVE__RETENTION_DAYS": "0"}) as server:
+        kept = store(server, 5)
+        for _ in range(ROUNDS):
+            delete(server, store(server, INSTANCES))
+            time.sleep(chance.uniform(0, 0.05))  # anywhere in the release
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(server.all_workers()), signal.SIGKILL)
+            server.all_workers()
+        assert len(requests.get(f"{server.url}/studies/{kept}/metadata", timeout=TIMEOUT_SECONDS).json()) == 5
+    # What the last ones left is released by whoever comes next.
+    assert main(["bin", "purge", "--all", "--data", str(tmp_path / "data")]) == 0
+    assert "Deleted 0 instances" in capsys.readouterr().out
+    assert files(tmp_path / "data") == 5
+
+
+def test_the_commands_of_the_bin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(tmp_path / "data")
+
+    def run(*words: str) -> tuple[int, str]:
+        status = main([*words, "--data", data])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    with serving(tmp_path) as server:
+        study, other = store(server, 3), store(server, 2)
+        assert run("remove", study, other, "--dry-run") == (0, "Would remove 5 instances\n")
+        assert run("remove", f"StudyInstanceUID={study}")[1].startswith("Removed 3 instances; they can be restored")
+        assert requests.get(f"{server.url}/studies/{study}", timeout=TIMEOUT_SECONDS).status_code == 404
+        (line,) = run("bin", "list")[1].splitlines()
+        assert (line.split("\t")[1], line.split("\t")[3]) == ("3", study)
+        assert run("restore", study) == (0, "Restored 3 instances\n")
+        assert run("restore", study)[0] == 1
+        assert requests.get(f"{server.url}/studies/{study}/metadata", timeout=TIMEOUT_SECONDS).status_code == 200
+        assert run("remove", other)[0] == 0
+        assert run("bin", "purge")[0] == 1
+        assert run("bin", "purge", "--before", "2001-01-01") == (0, "Deleted 0 instances for good, 0 files\n")
+        assert run("bin", "purge", other) == (0, "Deleted 2 instances for good, 2 files\n")
+        assert run("remove", study, "--for-good") == (0, "Removed 3 instances\n")
+        assert run("bin", "list") == (0, "")
+    assert files(tmp_path / "data") == 0
