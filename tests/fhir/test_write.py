@@ -10,6 +10,7 @@ from fhir.resources.R4B.bundle import Bundle
 from fhir.resources.R4B.imagingstudy import ImagingStudy
 
 from tests.fhir.conftest import BASE, ROOT, Fhir
+from tests.http.conftest import Archive
 from tests.samples import instance
 
 ORGANIZATION = {"resourceType": "Organization", "name": "Nordklinik", "identifier": [{"system": "urn:x", "value": "7"}]}
@@ -430,3 +431,13 @@ class TestTransactions:
     def test_the_statement_says_so(self, fhir: Fhir) -> None:
         (rest,) = fhir.get("metadata")["rest"]
         assert {"code": "transaction"} in rest["interaction"]
+
+
+def test_a_deleted_study_goes_into_the_bin_where_there_is_one(make_archive: Archive) -> None:
+    client = make_archive({"remove.retention_days": 30})
+    client.store(instance("1.2.3"))
+    fhir = Fhir(client)
+    send(fhir, "DELETE", "ImagingStudy/1.2.3", status=204)
+    client.get(f"{BASE}/ImagingStudy/1.2.3", status=404)
+    client.post_json("/bin/restore", {"study_uid": "1.2.3"}, status=200)
+    assert fhir.get("ImagingStudy/1.2.3")["numberOfInstances"] == 1
