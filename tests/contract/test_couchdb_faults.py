@@ -1,22 +1,25 @@
 """CouchDB dies, is slow or full; writers die, or are many: nothing acknowledged is lost, totals stay exact."""
 
+import contextlib
 import multiprocessing
 import random
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backends.couchdb import CouchStorage
+from backends.couchdb.database import Database
 from backends.couchdb.derive import Deriver
 from backends.couchdb.removal import Removal
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError, NotFound, StorageUnavailable
 from dicomweb_server.storage.query import Query
-from dicomweb_server.storage.records import Scope, Stored
+from dicomweb_server.storage.records import Binned, OnDuplicate, Restored, Scope, Stored
 from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.storage_suite import put, study_hit
 from tests.contract.load import Load, check_totals, instances
@@ -131,6 +134,86 @@ class TestStart:
         with pytest.raises(ConfigError) as error:
             CouchStorage.from_settings(settings={"url": wrong, "wait_seconds": 0}).open()
         assert "geheim" not in str(error.value)
+
+
+class Died(BaseException):
+    """A process dies: no clean-up runs."""
+
+
+ONE = record(PatientID="A", content=b"one")
+AGAIN = record(ONE.study_uid, ONE.series_uid, instance_uid=ONE.instance_uid, PatientID="A", content=b"again")
+BESIDE = record(ONE.study_uid, PatientID="A")
+BIN_STEPS: dict[str, Callable[[CouchStorage], object]] = {
+    "keep": lambda storage: storage.remove(scope=Scope(study_uid=ONE.study_uid), keep=True),
+    "bring back": lambda storage: storage.restore_binned(entries=[one.entry for one in in_the_bin(storage)]),
+    "purge": lambda storage: storage.purge_binned(scope=Scope(), limit=9),
+}
+
+
+def in_the_bin(storage: CouchStorage) -> list[Binned]:
+    return list(storage.binned(scope=Scope()).entries)
+
+
+@pytest.mark.parametrize("step", BIN_STEPS)
+def test_a_process_may_die_before_every_write_to_the_bin(url: str, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    last = 0
+    while True:
+        with couchdb.database(url) as name, monkeypatch.context() as patch:
+            storage = opened(url, name)
+            put(storage, ONE, BESIDE)
+            put(storage, AGAIN, on_duplicate=OnDuplicate.REPLACE)
+            if step != "keep":
+                storage.remove(scope=Scope(study_uid=ONE.study_uid), keep=True)
+            with monkeypatch.context() as dying:
+                left = _die_after(dying, last)
+                with contextlib.suppress(Died):
+                    BIN_STEPS[step](storage)
+            died = left[0] < 0
+            # As if the time had passed that others wait for this process.
+            patch.setattr("backends.couchdb.removal.RESUMED_AFTER_SECONDS", -1)
+            patch.setattr("backends.couchdb.binned.CLAIMED_SECONDS", -1)
+            again = opened(url, name)
+            _check_bin(again)
+            again.close()
+        if not died:
+            break
+        last += 1
+    assert last > 2
+
+
+def _die_after(dying: pytest.MonkeyPatch, writes: int) -> list[int]:
+    left, write = [writes], Database.write
+
+    def mortal(database: Database, documents: Sequence[dict[str, Any]]) -> list[str | None]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Died
+        return write(database, documents)
+
+    dying.setattr(Database, "write", mortal)
+    return left
+
+
+def _check_bin(storage: CouchStorage) -> None:
+    """Every instance is stored, in the bin, or released with all its files; never two of these. What is in the bin can
+    be brought back with its older version."""
+    check_totals(storage)
+    keys = [each.blob.key for each in (ONE, AGAIN, BESIDE)]
+    assert storage.known_blobs(keys=keys) == set(keys)
+    stored = set(instances(storage))
+    binned = {one.instance.instance_uid: one.entry for one in in_the_bin(storage)}
+    released = set(storage.released(limit=9))
+    assert not stored & set(binned)
+    for uid, own in ((ONE.instance_uid, set(keys[:2])), (BESIDE.instance_uid, {keys[2]})):
+        assert (uid in stored or uid in binned) is not (own <= released)
+        assert own <= released or not own & released
+    assert storage.restore_binned(entries=list(binned.values())) == [Restored.RESTORED] * len(binned)
+    check_totals(storage)
+    if keys[0] not in released:
+        assert storage.get(scope=ONE.scope).blob == AGAIN.blob
+        assert [each.instance.blob for each in storage.replaced(instance_uid=ONE.instance_uid)] == [ONE.blob]
+    assert storage.purge_binned(scope=Scope(), limit=9) == 0
+    assert set(storage.released(limit=9)) == released
 
 
 class TestWriters:

@@ -40,6 +40,9 @@ def test_deleted_can_be_restored(archive: Client, some: list[Dataset]) -> None:
     found = entries(archive, f"study_uid={study}")
     assert {entry["instance_uid"] for entry in found} == {ds.SOPInstanceUID for ds in some}
     assert any(entry["attributes"]["00100010"]["Value"][0]["Alphabetic"] == "Doe^Jane" for entry in found)
+    figures = archive.get("/statistics").json
+    assert (figures["instances"], figures["binned_instances"]) == (0, 2)
+    assert figures["binned_bytes"] == sum(entry["size_bytes"] for entry in found)
     answer = archive.post_json("/bin/restore", {"study_uid": study}).json
     assert answer == {"restored": 2, "stored_again": 0, "instances_stored_again": []}
     assert len(archive.get(f"/studies/{study}/metadata").json) == 2

@@ -29,6 +29,8 @@ class StatisticsResource:
                 "bytes": usage.size_bytes,
                 "replaced_instances": usage.replaced_instances,
                 "replaced_bytes": usage.replaced_bytes,
+                "binned_instances": usage.binned_instances,
+                "binned_bytes": usage.binned_bytes,
                 "by_modality": [
                     {"modality": name, "instances": instances, "bytes": size}
                     for name, instances, size in found.by_modality()
