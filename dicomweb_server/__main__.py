@@ -20,6 +20,7 @@ from dicomweb_server.commands import (
     fhir,
     import_files,
     key,
+    migrate,
     rebuild,
     recycle,
     remove,
@@ -46,6 +47,7 @@ _SETTING_OF_OPTION = {
 _MORE_ARGUMENTS = {
     "backup": backup.add_arguments,
     "restore-backup": backup.add_restore_arguments,
+    "migrate": migrate.add_arguments,
     "check": check.add_arguments,
     "export": export.add_arguments,
     "rebuild": rebuild.add_arguments,
@@ -112,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
             backup.RESTORE_EXAMPLE,
             ("data",),
         ),
+        ("migrate", migrate.run, "upgrade an archive of an older release", migrate.EXAMPLE, ("data",)),
         ("check", check.run, "find, and with --repair mend, what is not whole", check.EXAMPLE, ("data",)),
         ("rebuild", rebuild.run, "make the index again, from the files alone", rebuild.EXAMPLE, ("data",)),
         ("export", export.run, "write studies to a folder or a zip, with a DICOMDIR", export.EXAMPLE, ("data",)),

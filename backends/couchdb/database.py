@@ -28,6 +28,7 @@ IDS_AT_ONCE = 1000
 AFTER_ID = "\ufff0"
 CHECK_SECONDS = 3.0
 FORMAT = 1
+FORMAT_ID = "format"
 
 
 class Database:
@@ -116,6 +117,28 @@ class Database:
         """Delete these revisions; False where another one is there, or none."""
         gone = [{"_id": item["_id"], "_rev": item["_rev"], "_deleted": True} for item in documents]
         return [revision is not None for revision in self.write(gone)] if gone else []
+
+    def format(self) -> int | None:
+        """The version of what is in it; None where there is no such database, or nothing in it."""
+        with driver_errors():
+            if self.name not in self._server.couch:
+                return None
+        found = self.get(FORMAT_ID)
+        return int(found["version"]) if found else (1 if self.view("_all_docs", limit=1) else None)
+
+    def check_format(self) -> None:
+        """Raises ConfigError for one of a newer release."""
+        found = self.format()
+        if found is not None and found > FORMAT:
+            raise ConfigError(
+                f"The archive was written by a newer release: it has schema {found}, this one reads up to {FORMAT}."
+            )
+
+    def note_format(self) -> None:
+        """Let later releases know what is in it. An older format has the views of this one by now, which is all."""
+        known = self.get(FORMAT_ID)
+        if known is None or known["version"] != FORMAT:
+            self.put({**(known or {}), "_id": FORMAT_ID, "type": "format", "version": FORMAT})
 
     def create(self, design: Mapping[str, designs.Views]) -> None:
         """Create the database and its design documents; whoever else does the same at the same time does no harm."""

@@ -39,6 +39,7 @@ from dicomweb_server.storage.records import (
     Removed,
     ReplacedVersion,
     Restored,
+    SchemaState,
     Scope,
     StorageState,
     StoredInstance,
@@ -57,7 +58,9 @@ class _Parts:
         self.server = server
         self.records, self.archive = server.database(), server.database(ARCHIVE)
         others = server.database(DOCUMENTS)
+        self.records.check_format()
         self.records.create(designs.RECORDS)
+        self.records.note_format()
         self.archive.create(designs.ENTITIES)
         others.create(designs.DOCUMENTS)
         self.inflight = InFlight(self.records)
@@ -90,6 +93,15 @@ class CouchStorage(Storage):
     @classmethod
     def from_settings(cls, *, settings: Mapping[str, Any]) -> Self:
         return cls(CouchSettings.parse(settings))
+
+    def schema(self) -> SchemaState:
+        server = Server(self._settings)
+        try:
+            with database.opening():
+                server.connect()
+                return SchemaState(found=server.database().format(), current=database.FORMAT)
+        finally:
+            server.close()
 
     def open(self) -> None:
         server = Server(self._settings)

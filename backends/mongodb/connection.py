@@ -108,6 +108,10 @@ class Connection:
         self._database: Database[Doc] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
+    def another(self) -> "Connection":
+        """Another one with the same settings, not open yet."""
+        return Connection(self._settings)
+
     def open(self) -> None:
         """Connect; waits for a server that is not up yet. Raises StorageUnavailable, ConfigError."""
         if self._client is not None:

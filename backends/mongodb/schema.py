@@ -16,20 +16,28 @@ read of an instance to one shard. No index here but that of `_id` is unique, not
 and no operation spans documents.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from bson import ObjectId
 from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 
-from backends.mongodb.connection import Connection
+from backends.mongodb.connection import Connection, Doc
 from backends.mongodb.keys import SORTED, TEXTS
 from backends.mongodb.work import now_in_milliseconds
 from dicomweb_server.dicom.attributes import clock_digits, patient_digest
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.errors import ConfigError
+from dicomweb_server.errors import ConfigError, StorageUnavailable
+from dicomweb_server.storage.records import SchemaState
 
 VERSION = 3
+LEASE_SECONDS = 600
+UPGRADE_SECONDS = 1800.0
+"""So long a start waits for another server that upgrades the schema."""
+_PAUSE_SECONDS = 0.2
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 COLLECTION = {
     Level.PATIENT: "patients",
@@ -148,9 +156,31 @@ def prepare(connection: Connection) -> str:
                 ) from error
             raise
     if known.get("version", VERSION) < VERSION:
-        _migrate(connection)
+        _upgrade(connection)
     connection.safe("counters").update_one({"_id": "changes"}, {"$setOnInsert": {"n": 0}}, upsert=True)
     return str(known["token"])
+
+
+def state(connection: Connection) -> SchemaState:
+    """As `Storage.schema`."""
+    known = connection.safe("archive").find_one({"_id": "archive"})
+    return SchemaState(found=known["version"] if known else None, current=VERSION)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Upgrade under a lease, or wait until who has it is done. Should its holder only be slow, and two upgrade, that
+    does no harm."""
+    archive = connection.safe("archive")
+    older: Doc = {"_id": "archive", "version": {"$lt": VERSION}}
+    lease = {"$lt": [{"$ifNull": ["$upgrading", _LONG_AGO]}, {"$subtract": ["$$NOW", LEASE_SECONDS * 1000]}]}
+    deadline = time.monotonic() + UPGRADE_SECONDS
+    while archive.find_one(older) is not None:
+        if archive.find_one_and_update({**older, "$expr": lease}, [{"$set": {"upgrading": "$$NOW"}}]) is not None:
+            _migrate(connection)
+        elif time.monotonic() > deadline:
+            raise StorageUnavailable("Another server upgrades the database.", retry_after_seconds=60)
+        else:
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _migrate(connection: Connection) -> None:
@@ -163,4 +193,6 @@ def _migrate(connection: Connection) -> None:
             collection.update_one({"_id": doc["_id"]}, {"$set": {"digest": patient_digest(doc[key])}})
     for name in ("patients", "studies", "series"):
         connection.safe(name).update_many({"changed_at": {"$exists": False}}, {"$set": {"changed_at": now}})
-    connection.safe("archive").update_one({"_id": "archive"}, {"$set": {"version": VERSION}})
+    connection.safe("archive").update_one(
+        {"_id": "archive"}, {"$set": {"version": VERSION}, "$unset": {"upgrading": ""}}
+    )

@@ -35,6 +35,7 @@ from dicomweb_server.storage.records import (
     Removed,
     ReplacedVersion,
     Restored,
+    SchemaState,
     Scope,
     StorageState,
     StoredInstance,
@@ -74,6 +75,15 @@ class MongoStorage(Storage):
         return cls(MongoSettings.read("mongodb", settings))
 
     # Life cycle
+
+    def schema(self) -> SchemaState:
+        connection = self._connection.another()
+        connection.open()
+        try:
+            with driver_errors(opening=True):
+                return schema.state(connection)
+        finally:
+            connection.close()
 
     def open(self) -> None:
         self._connection.open()

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import orjson
@@ -15,8 +15,11 @@ import orjson
 from backends.sqlite import schema
 from dicomweb_server.dicom.matching import Term, matches, sort_key
 from dicomweb_server.errors import StorageCorrupt, StorageError, StorageFull, StorageUnavailable
+from dicomweb_server.storage.records import SchemaState
 
 _IDLE = 32
+UPGRADE_SECONDS = 1800.0
+"""So long a start waits for another process that upgrades the schema."""
 _UNAVAILABLE = frozenset((
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -87,14 +90,21 @@ class Connections:
         self._lock = threading.Lock()
         self._open = False
 
+    def schema(self) -> SchemaState:
+        """The schema of the file, which is not made."""
+        if not os.path.exists(self._path):
+            return SchemaState(found=None, current=schema.VERSION)
+        with driver_errors(), closing(self._connect()) as connection:
+            return SchemaState(found=schema.version_of(connection), current=schema.VERSION)
+
     def open(self) -> None:
-        """Create or check the database file."""
+        """Create, upgrade or check the database file."""
         with driver_errors():
             self._make_file()
             connection = self._connect()
             try:
                 self._make_wal(connection)
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection)
                 schema.prepare(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -185,6 +195,18 @@ class Connections:
         connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         return connection
+
+    def _begin(self, connection: Connection) -> None:
+        """Wait longer than usual for who upgrades the schema."""
+        deadline = time.monotonic() + UPGRADE_SECONDS
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline or not schema.is_older(connection):
+                    raise
 
     def _make_wal(self, connection: Connection) -> None:
         """SQLite does not wait by itself when two processes switch a new database at once."""

@@ -181,15 +181,11 @@ def prepare(connection: sqlite3.Connection) -> None:
 
     Raises ConfigError for a file that is not ours, or was written by a newer release.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version == 0 and not tables:
+    version = version_of(connection)
+    if version is None:
         for statement in _statements():
             connection.execute(statement)
         return
-    if application != APPLICATION_ID:
-        raise ConfigError("The SQLite file of the settings exists, but is no archive of this server.")
     if version < 2:
         _add_digests(connection)
     if version < 3:
@@ -198,6 +194,23 @@ def prepare(connection: sqlite3.Connection) -> None:
         raise ConfigError(
             f"The archive was written by a newer release: it has schema {version}, this one reads up to {VERSION}."
         )
+
+
+def version_of(connection: sqlite3.Connection) -> int | None:
+    """The version of the schema; None in a new file. Raises ConfigError for a file that is not ours."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version == 0 and not tables:
+        return None
+    if application != APPLICATION_ID:
+        raise ConfigError("The SQLite file of the settings exists, but is no archive of this server.")
+    return int(version)
+
+
+def is_older(connection: sqlite3.Connection) -> bool:
+    """Whether there is an archive with a schema before this one."""
+    return (version_of(connection) or VERSION) < VERSION
 
 
 def _add_bin(connection: sqlite3.Connection) -> None:

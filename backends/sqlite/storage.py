@@ -29,6 +29,7 @@ from dicomweb_server.storage.records import (
     Removed,
     ReplacedVersion,
     Restored,
+    SchemaState,
     Scope,
     StorageState,
     StoredInstance,
@@ -63,6 +64,9 @@ class SQLiteStorage(Storage):
         if synchronous not in _SYNCHRONOUS:
             raise ConfigError(f"sqlite.synchronous must be one of {', '.join(_SYNCHRONOUS)}.")
         return cls(path, busy_timeout_seconds=float(timeout), synchronous=synchronous)
+
+    def schema(self) -> SchemaState:
+        return self._connections.schema()
 
     def open(self) -> None:
         self._connections.open()

@@ -35,6 +35,7 @@ from dicomweb_server.storage.records import (
     Removed,
     ReplacedVersion,
     Restored,
+    SchemaState,
     Scope,
     StorageState,
     Stored,
@@ -79,6 +80,10 @@ class ScopedStorage(Storage):
     def from_settings(cls, *, settings: Mapping[str, Any]) -> Self:
         """There is none without another storage."""
         raise TypeError("a scoped storage is made over another one")
+
+    def schema(self) -> SchemaState:
+        """As the other storage."""
+        return self._storage.schema()
 
     def open(self) -> None:
         """The other storage is opened by whoever made it."""

@@ -44,6 +44,7 @@ from dicomweb_server.storage.records import (
     Removed,
     ReplacedVersion,
     Restored,
+    SchemaState,
     Scope,
     StorageState,
     StoredInstance,
@@ -66,8 +67,13 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def schema(self) -> SchemaState:
+        """Which schema is there. Asked without or before `open`, changes nothing. Raises as `open`."""
+
+    @abstractmethod
     def open(self) -> None:
-        """Connect, and create or check the schema. Called once per worker process, after the fork.
+        """Connect, and create, upgrade or check the schema. Called once per worker process, after the fork. Of several
+        who find an older schema one upgrades it, and the others wait.
 
         Raises StorageUnavailable where a retry can help, ConfigError where none can.
         """

@@ -391,6 +391,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaState:
+    """The version of the schema that the database has (None: there is no archive yet), and that of this release."""
+
+    found: int | None
+    current: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageState:
     """The answer of `Storage.check`: `detail` is one sentence without secrets."""
 

@@ -95,6 +95,12 @@ class StorageSuite:
         storage.close()
         storage.close()
 
+    def test_schema(self, storage: Storage) -> None:
+        state = storage.schema()
+        assert state.found == state.current
+        storage.close()
+        assert storage.schema() == state
+
     def test_check(self, storage: Storage) -> None:
         assert storage.check().ready
         storage.close()

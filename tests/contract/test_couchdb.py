@@ -443,3 +443,19 @@ class TestLarge:
         database = blobs._opened()
         assert [row for row in database.view("_all_docs") if not row["id"].startswith("_design")] == []
         blobs.close()
+
+
+# Schema
+
+
+def test_a_newer_schema_is_refused(url: str, name: str) -> None:
+    opened(url, name).close()
+    server = Server(CouchSettings.parse({"url": url, "database": name}))
+    server.connect()
+    records = server.database()
+    known = records.get("format")
+    assert known is not None
+    records.write([{**known, "version": 99}])
+    server.close()
+    with pytest.raises(ConfigError, match="it has schema 99"):
+        opened(url, name)

@@ -5,8 +5,9 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,7 +20,7 @@ import bson
 from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from backends.mongodb import GridFSBlobStore, MongoStorage
+from backends.mongodb import GridFSBlobStore, MongoStorage, schema
 from backends.mongodb.derived import _document as derived_document
 from backends.mongodb.query import Statement
 from dicomweb_server.dicom.attributes import vr_of
@@ -27,6 +28,7 @@ from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError, StorageUnavailable
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.query import Order, Query
+from dicomweb_server.storage.records import SchemaState, Scope
 from dicomweb_server.testing.bin_suite import BinSuite
 from dicomweb_server.testing.blob_suite import BlobSuite, staged
 from dicomweb_server.testing.datasets import header, record
@@ -420,3 +422,48 @@ def test_round_trips(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert trips(lambda: storage.search(query=above)) <= 3
     storage.close()
     blobs.close()
+
+
+# Schema
+
+
+def test_an_older_schema_is_upgraded_by_one_while_others_wait(url: str, name: str, monkeypatch: Any) -> None:
+    """A lease that somebody died with ends by itself."""
+    storage = opened(url, name)
+    put(storage, record("1.2.3"))
+    storage.close()
+    upgrades = []
+    migrate = schema._migrate
+
+    def counted(connection: Any) -> None:
+        upgrades.append(1)
+        migrate(connection)
+
+    monkeypatch.setattr(schema, "_migrate", counted)
+    with MongoClient[dict[str, Any]](url) as client:
+        database = client[name]
+        for collection in ("patients", "studies", "series"):
+            database[collection].update_many({}, {"$unset": {"digest": "", "changed_at": ""}})
+        database["archive"].update_one({}, [{"$set": {"version": 1, "upgrading": "$$NOW"}}])
+        fresh = MongoStorage.from_settings(settings={"url": url, "database": name})
+        assert fresh.schema() == SchemaState(found=1, current=schema.VERSION)
+        with ThreadPoolExecutor(4) as pool:
+            opening = [pool.submit(opened, url, name) for _ in range(4)]
+            assert not wait(opening, 1.0).done
+            assert not upgrades
+            database["archive"].update_one({}, {"$set": {"upgrading": datetime(2020, 1, 1, tzinfo=UTC)}})
+            storages = [each.result(60) for each in opening]
+        assert len(upgrades) == 1
+        assert database["archive"].find_one({}, {"_id": 0, "version": 1, "upgrading": 1}) == {"version": schema.VERSION}
+    assert storages[0].is_exact(scope=Scope(study_uid="1.2.3"))
+    for one in storages:
+        one.close()
+
+
+def test_a_newer_schema_is_refused(url: str, name: str) -> None:
+    opened(url, name).close()
+    with MongoClient[dict[str, Any]](url) as client:
+        client[name]["archive"].update_one({}, {"$set": {"version": 99}})
+        with pytest.raises(ConfigError, match="newer"):
+            opened(url, name)
+        client[name]["archive"].update_one({}, {"$set": {"version": schema.VERSION}})

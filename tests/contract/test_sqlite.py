@@ -22,6 +22,7 @@ from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.moving_suite import MovingSuite
 from dicomweb_server.testing.search_cases import digest_term, records, terms
 from dicomweb_server.testing.storage_suite import StorageSuite, put, study_hit
+from tests.contract.older import to_schema_1
 
 
 def opened(path: Path, **settings: object) -> SQLiteStorage:
@@ -123,18 +124,7 @@ class TestFile:
         query = Query(level=Level.STUDY, terms=(digest_term("id\\\\P2"),), times=True)
         (before,) = storage.search(query=query).hits
         storage.close()
-        with sqlite3.connect(path) as connection:
-            for name in ("patient_digest", "patient_changed_at", "study_changed_at"):
-                connection.execute(f"DROP INDEX {name}")
-            connection.execute("ALTER TABLE patient DROP COLUMN digest")
-            for table in ("patient", "study", "series"):
-                connection.execute(f"ALTER TABLE {table} DROP COLUMN changed_at")
-            connection.execute("DROP TABLE binned")
-            for name in ("replaced_by_time", "replaced_by_bin"):
-                connection.execute(f"DROP INDEX {name}")
-            connection.execute("ALTER TABLE replaced DROP COLUMN binned")
-            connection.execute("PRAGMA user_version = 1")
-        connection.close()
+        to_schema_1(path)
         storage = opened(path)
         (after,) = storage.search(query=query).hits
         storage.remove(scope=Scope(study_uid=after.study_uid), keep=True)
