@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from tests.http.conftest import Archive, Client
+from tests.http.identities import LOGIN_SETTINGS, add_user, bearer, log_in
 from tests.samples import instance
 
 
@@ -112,3 +113,21 @@ def test_bad_requests(archive: Client, method: str, path: str, body: Any) -> Non
         archive.get(path, status=400)
     else:
         archive.post_json(path, body, status=400)
+
+
+class TestRights:
+    def test_who_sees_some_studies_does_not_see_the_bin(self, make_archive: Archive) -> None:
+        archive = make_archive({**LOGIN_SETTINGS, "auth.access": ["role curator: InstitutionName=North"]})
+        cora = add_user(archive, "cora", "curator")
+        archive.get("/bin", headers=cora, status=403)
+        archive.post_json("/bin/restore", {"study_uid": "1.2"}, headers=cora, status=403)
+        archive.get("/bin", headers=bearer(log_in(archive)["token"]), status=200)
+
+    def test_who_deletes_restores_but_does_not_purge(self, make_archive: Archive) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        curator, reader = add_user(archive, "cora", "curator"), add_user(archive, "rita", "reader")
+        archive.get("/bin", headers=curator, status=200)
+        archive.post_json("/bin/restore", {"study_uid": "1.2"}, headers=curator, status=404)
+        archive.post_json("/bin/purge", {"all": True}, headers=curator, status=403)
+        archive.get("/bin", headers=reader, status=403)
+        archive.get("/bin", status=401)
