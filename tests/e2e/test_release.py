@@ -13,7 +13,11 @@ from pydicom.uid import generate_uid
 
 from backends.files import FileBlobStore
 from dicomweb_server.__main__ import main
-from tests.live import LiveServer, serving
+from dicomweb_server.app import open_parts
+from dicomweb_server.settings import load
+from dicomweb_server.storage.records import Scope
+from tests.e2e.test_backends import BACKENDS, place, started
+from tests.live import ROOT, LiveServer, serving
 from tests.samples import RELATED, envelope, instance, part10
 
 ROUNDS = int(os.environ.get("RELEASE_KILLS", "6"))
@@ -87,3 +91,22 @@ def test_the_commands_of_the_bin(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert run("remove", study, "--for-good") == (0, "Removed 3 instances\n")
         assert run("bin", "list") == (0, "")
     assert files(tmp_path / "data") == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_space_is_freed_on_every_backend(backend: str, tmp_path: Path) -> None:
+    with place(tmp_path, backend) as archive:
+        environment = {**archive, "DICOMWEB__REMOVE__RETENTION_DAYS": "0"}
+        with started(tmp_path / "server", backend, environment) as server:
+            study, kept = store(server, 3), store(server, 1)
+            config = ROOT / "config" / ("default.toml" if backend == "sqlite" else f"{backend}.toml")
+            overrides = {"storage.directory": str(tmp_path / "server" / "data")}
+            storage, blobs = open_parts(load(config=config, overrides=overrides, environ=archive))
+            with closing(storage), closing(blobs):
+                assert len(list(blobs.keys(older_than_seconds=0))) == 4
+                delete(server, study)
+                deadline = time.monotonic() + 60
+                while storage.released(limit=1) or len(list(blobs.keys(older_than_seconds=0))) > 1:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                assert storage.stored_bytes() == storage.usage(scope=Scope(study_uid=kept)).size_bytes
