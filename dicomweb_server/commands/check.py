@@ -17,6 +17,7 @@ NOTES = """\
 Servers may run, store and delete meanwhile: what looks wrong is looked at twice. Nothing is changed without --repair.
 
   missing file          --repair takes the record out of the archive and keeps it aside (--aside lists those)
+  broken link           a linked file was moved, deleted or changed: bring it back, or link or store it again
   file of another size, damaged file, unreadable record
                         remove the instance and store it again, from a backup or where it came from
   wrong totals          --repair derives them again from the instances

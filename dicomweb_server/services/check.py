@@ -17,7 +17,7 @@ import orjson
 
 from dicomweb_server.dicom.layout import Layout
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.errors import NotFound, StorageCorrupt
+from dicomweb_server.errors import LinkBroken, NotFound, StorageCorrupt
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.packing import unpack_metadata
@@ -49,6 +49,7 @@ class Problem(StrEnum):
     """What can be wrong."""
 
     MISSING = "missing file"
+    LINK = "broken link"
     SIZE = "file of another size"
     DAMAGED = "damaged file"
     RECORD = "unreadable record"
@@ -144,6 +145,8 @@ class Check:
         one = entry.instance
         try:
             size = self._blobs.size(key=one.blob.key)
+        except LinkBroken as exc:
+            return Problem.LINK, exc.message
         except StorageCorrupt as exc:
             return Problem.MISSING, exc.message
         try:

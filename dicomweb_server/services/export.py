@@ -83,6 +83,7 @@ class Export:
             shutil.rmtree(folder / "DICOM", ignore_errors=True)
             with contextlib.suppress(OSError):
                 (folder / "DICOMDIR").unlink(missing_ok=True)
+                folder.rmdir()
             raise
 
     def to_zip(self, found: Sequence[StoredInstance], path: Path) -> None:

@@ -103,6 +103,22 @@ def test_files_of_the_bin_are_looked_at(path: Path, capsys: pytest.CaptureFixtur
     assert "(in the bin)" in told
 
 
+def test_a_linked_file_that_is_gone_costs_no_record(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "one.dcm").write_bytes(part10(instance("1.2.9", "1.2.9.1", "1.2.9.1.1")))
+    assert main(["import", "--link", str(linked), "--config", str(path), "--jobs", "1"]) == 0
+    assert check(path, "--deep") == 0
+    (linked / "one.dcm").rename(linked / "other.dcm")
+    capsys.readouterr()
+    assert check(path, "--repair") == 3
+    assert "FOUND     broken link: 1.2.9/1.2.9.1/1.2.9.1.1: " in capsys.readouterr().out
+    (linked / "other.dcm").rename(linked / "one.dcm")
+    assert check(path, "--deep") == 0
+
+
 def test_a_missing_layout(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = stored(path, "1.2.4.1.1").layout_blob
     assert key is not None
