@@ -7,6 +7,7 @@ from dicomweb_server.app import open_parts
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, NotFound
+from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.recycle import RecycleBin
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import Storage
@@ -17,6 +18,9 @@ NOTES = """\
 A UID names a study, a series or an instance in the recycle bin (see: bin). Of each instance what was removed last comes
 back, with its older versions. What is stored again meanwhile stays as it is, and the removed one in the bin.
 
+With --previous it names what is stored: each instance that was replaced gets its version before back; the current one
+is kept in its stead, so that the same command undoes it.
+
 Exit status: 0 all is back, 1 something is not and why, 2 wrong usage, 130 interrupted."""
 
 
@@ -25,6 +29,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.description = f"{command.description}\n\n{NOTES}"
     command.add_argument("uids", nargs="+", metavar="UID", help="what to restore")
+    command.add_argument(
+        "--previous", action="store_true", help="of what is stored and was replaced, the version before"
+    )
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -32,6 +39,11 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     storage, blobs = open_parts(settings)
     with closing(storage), closing(blobs):
         recycle_bin = RecycleBin(storage)
+        if options.previous:
+            stored = chosen_scopes(storage, options.uids)
+            number = sum(recycle_bin.restore_previous(scope=scope) for scope in stored)
+            print(f"Restored the version before of {number} instances")
+            return 0
         scopes = [scope_in_bin(storage, uid) for uid in options.uids]
         done = [recycle_bin.restore(scope=scope) for scope in scopes]
     conflicts = sum(one.conflicts for one in done)

@@ -70,6 +70,19 @@ class RecycleBin:
             raise NotFound("there is nothing of it in the bin")
         return done
 
+    def restore_previous(self, *, scope: Scope) -> int:
+        """Bring the version before the current one back of each instance of a stored study, series or instance that was
+        replaced; gives their number. Done twice it is undone. Raises NotFound when nothing was replaced."""
+        total = 0
+        for one in list(self._storage.instances(scope=scope)):
+            versions = self._storage.replaced(instance_uid=one.instance_uid)
+            if versions:
+                self._storage.restore(instance_uid=one.instance_uid, version=versions[0].version)
+                total += 1
+        if not total:
+            raise NotFound("nothing of it was replaced")
+        return total
+
     def purge(self, *, scope: Scope, before: datetime | None = None) -> int:
         """Give up for good what the scope names and was removed before the time; gives the number of entries."""
         total = 0

@@ -22,6 +22,7 @@ from tests.samples import RELATED, envelope, instance, part10
 
 ROUNDS = int(os.environ.get("RELEASE_KILLS", "6"))
 INSTANCES = 60
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 TIMEOUT_SECONDS = 30
 
 
@@ -91,6 +92,29 @@ def test_the_commands_of_the_bin(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert run("remove", study, "--for-good") == (0, "Removed 3 instances\n")
         assert run("bin", "list") == (0, "")
     assert files(tmp_path / "data") == 0
+
+
+def test_the_version_before_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, first = tmp_path / "data", instance(PatientName="First^Name")
+    second = instance(**{name: getattr(first, name) for name in UIDS}, PatientName="Second^Name")
+    with serving(tmp_path, environment={"DICOMWEB__STOW__ON_DUPLICATE": "replace"}) as server:
+
+        def names() -> str:
+            return requests.get(f"{server.url}/studies", timeout=TIMEOUT_SECONDS).text
+
+        command = ["restore", first.StudyInstanceUID, "--previous", "--data", str(data)]
+        for ds in (first, second):
+            body = envelope([part10(ds)])
+            requests.post(
+                f"{server.url}/studies", data=body, headers={"Content-Type": RELATED}, timeout=TIMEOUT_SECONDS
+            ).raise_for_status()
+        assert "Second^Name" in names()
+        assert main(command) == 0
+        assert "First^Name" in names()
+        assert main(command) == 0
+        assert "Second^Name" in names()
+        assert capsys.readouterr().out == "Restored the version before of 1 instances\n" * 2
+        assert main(["restore", store(server, 1), "--previous", "--data", str(data)]) == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
