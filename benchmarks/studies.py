@@ -157,12 +157,13 @@ class StudyMaker:
         instance_uid = _uid(_INSTANCE)
         head = self._head
         for marker, value in (
+            # The UIDs come last: by chance one has the digits of another marker in it.
+            (_NUMBER, f"{number:06d}"),
+            (_PLACE, f"{number * 0.7 - 9000:.4f}".ljust(len(_PLACE), "0")),
+            (_PATIENT, patient),
             (_STUDY, study_uid),
             (_SERIES, series_uid),
             (_INSTANCE, instance_uid),
-            (_PATIENT, patient),
-            (_NUMBER, f"{number:06d}"),
-            (_PLACE, f"{number * 0.7 - 9000:.4f}".ljust(len(_PLACE), "0")),
         ):
             head = head.replace(marker.encode(), value.ljust(len(marker)).encode())
         noise = (int.from_bytes(os.urandom(FRAME_BYTES), "big") & self._mask).to_bytes(FRAME_BYTES, "little")
