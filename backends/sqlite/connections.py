@@ -197,15 +197,20 @@ class Connections:
         return connection
 
     def _begin(self, connection: Connection) -> None:
-        """Wait longer than usual for who upgrades the schema."""
+        """Wait longer than usual for who upgrades the schema, and then as usual for those who waited too."""
         deadline = time.monotonic() + UPGRADE_SECONDS
+        older_at: float | None = None
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > deadline or not schema.is_older(connection):
+                now = time.monotonic()
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
+                    raise
+                if schema.is_older(connection):
+                    older_at = now
+                elif older_at is None or now > older_at + 2 * self._busy_timeout_seconds:
                     raise
 
     def _make_wal(self, connection: Connection) -> None:

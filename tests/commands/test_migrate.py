@@ -68,13 +68,13 @@ def test_a_newer_schema_is_refused_in_a_sentence(path: Path, capsys: pytest.Capt
 def test_others_wait_for_the_one_that_upgrades(path: Path) -> None:
     """Longer than they wait for other writers: an upgrade of a large archive takes its time."""
     index = path.with_suffix("") / "index.sqlite"
-    storages = [SQLiteStorage(str(index), busy_timeout_seconds=0.01) for _ in range(4)]
+    storages = [SQLiteStorage(str(index), busy_timeout_seconds=0.3) for _ in range(4)]
     with closing(sqlite3.connect(index, isolation_level=None)) as upgrading:
         upgrading.execute("BEGIN IMMEDIATE")
         threads = [threading.Thread(target=storage.open) for storage in storages]
         for thread in threads:
             thread.start()
-        threads[0].join(0.5)
+        threads[0].join(1)
         assert all(thread.is_alive() for thread in threads)
         upgrading.execute("ROLLBACK")
     for thread in threads:
