@@ -71,6 +71,18 @@ class TestOpenAPI:
         assert "securitySchemes" not in open_to_all["components"]
         assert "security" not in open_to_all["paths"]["/studies"]["get"]
 
+    def test_errors_are_described_in_the_words_of_their_front_end(self, shared_archive: Client) -> None:
+        document = shared_archive.get("/openapi.json").json
+        for path, template, schema in (
+            ("/studies/1.2/metadata", "/studies/{study_uid}/metadata", "Error"),
+            ("/api/fhir/Patient/1.2", "/api/fhir/{kind}/{resource_id}", "OperationOutcome"),
+        ):
+            answer = shared_archive.get(path, status=404)
+            described = document["paths"][template]["get"]["responses"]["default"]["content"]
+            assert list(described) == [answer.content_type]
+            assert described[answer.content_type]["schema"]["$ref"].endswith("/" + schema)
+            assert set(answer.json) >= set(document["components"]["schemas"][schema]["required"])
+
     def test_page_shows_every_operation(self, shared_archive: Client) -> None:
         answer = shared_archive.get("/openapi")
         assert answer.content_type == "text/html"

@@ -34,6 +34,23 @@ _ERROR = {
         "request_id": {"type": "string"},
     },
 }
+_FHIR = "application/fhir+json"
+_OUTCOME = {
+    "type": "object",
+    "description": "A FHIR OperationOutcome: why a request failed",
+    "required": ["resourceType", "issue"],
+    "properties": {
+        "resourceType": {"const": "OperationOutcome"},
+        "issue": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["severity", "code"],
+                "properties": {name: {"type": "string"} for name in ("severity", "code", "diagnostics")},
+            },
+        },
+    },
+}
 
 
 def openapi(
@@ -45,7 +62,7 @@ def openapi(
     for prefix, routes in mounted:
         for entry in routes:
             paths[_FIELD.sub(r"{\1}", path_of(prefix, entry))] = dict(_path_item(prefix, entry, logins))
-    components: dict[str, Any] = {"schemas": {"Error": _ERROR}}
+    components: dict[str, Any] = {"schemas": {"Error": _ERROR, "OperationOutcome": _OUTCOME}}
     if logins:
         components["securitySchemes"] = {name: {"type": "http", "scheme": name} for name in logins}
     return {
@@ -121,6 +138,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
         found[str(status)] = {"description": HTTPStatus(status).phrase}
         if operation.gives and status != HTTPStatus.NO_CONTENT:
             found[str(status)]["content"] = {media: {} for media in operation.gives}
-    error = {"schema": {"$ref": "#/components/schemas/Error"}}
-    found["default"] = {"description": "An error", "content": {"application/json": error}}
+    media, schema = (_FHIR, "OperationOutcome") if _FHIR in operation.gives else ("application/json", "Error")
+    error = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    found["default"] = {"description": "An error", "content": {media: error}}
     return found
