@@ -89,8 +89,7 @@ class Charset:
     __slots__ = ("_extensible", "_first", "_notes")
 
     def __init__(self, value: bytes, notes: Notes) -> None:
-        names = [name.strip(" \0") for name in value.decode("latin-1").split("\\")]
-        known = [_known_name(name, notes) for name in names]
+        known = known_names(value, notes)
         self._notes = notes
         self._first = _CODECS[known[0]]
         self._extensible = known[0] not in _STAND_ALONE
@@ -145,6 +144,13 @@ class Charset:
         except UnicodeError:
             self._notes.warn("a text does not fit its Specific Character Set (0008,0005): replaced what cannot be read")
             return run.decode(codec, errors="replace")
+
+
+def known_names(value: bytes, notes: Notes | None = None) -> list[str]:
+    """The defined terms that the bytes of (0008,0005) stand for, at least one. Misspelt ones are mended; unknown ones,
+    and the default repertoire, are empty."""
+    names = [name.strip(" \0") for name in value.decode("latin-1").split("\\")]
+    return [_known_name(name, notes or Notes()) for name in names]
 
 
 def _known_name(name: str, notes: Notes) -> str:

@@ -310,7 +310,7 @@ class DataSetReader:
 
     def _unknown(self, scope: Scope, plan: Plan, start: int, length: int) -> None:
         """VR UN with a tag that a dictionary knows is read with its VR, unless the value does not fit."""
-        vr = plan.vr if plan.vr != "UN" else _private_vr(scope.attributes, plan.key)
+        vr = plan.vr if plan.vr != "UN" else private_vr(scope.attributes, plan.key)
         kind = kind_of(vr)
         # The value of UN is little endian whatever the data set is (PS3.5 6.2.2).
         encoding = EXPLICIT_LITTLE if scope.encoding.explicit else scope.encoding
@@ -412,7 +412,7 @@ _HANDLERS: Final[dict[int, _Handler]] = {
 }
 
 
-def _private_vr(attributes: Attributes, key: str) -> str:
+def private_vr(attributes: Attributes, key: str) -> str:
     """The VR that the private dictionary has for a tag, by the creator that reserved its block (PS3.5 7.8.1)."""
     tag = int(key, 16)
     if tag & 0x10000 == 0 or tag & 0xFFFF < 0x1000:
