@@ -103,13 +103,17 @@ class Storing:
             else:
                 first[item.record.instance_uid] = item
         tried = list(first.values())
-        revisions = self._records.write([item.document for item in tried])
-        refused = [item for item, revision in zip(tried, revisions, strict=True) if revision is None]
+        new = [item for item in tried if item.record.replaces is None]
+        revisions = self._records.write([item.document for item in new])
+        refused = [item for item, revision in zip(new, revisions, strict=True) if revision is None]
+        refused += [item for item in tried if item.record.replaces is not None]
         known = self._records.get_many([item.document["_id"] for item in refused])
         for item in tried:
             current = known.get(item.document["_id"])
             if "_rev" in item.document:
                 item.stored = Stored.CREATED
+            elif current is None and item.record.replaces is not None:
+                item.stored = Stored.REFUSED
             elif current is not None:
                 item.stored = self._meet(item, current, on_duplicate, touched)
             if item.stored is not None and item.stored is not Stored.REFUSED:
@@ -124,7 +128,7 @@ class Storing:
         same = (record.blob.sha256, record.study_uid, record.series_uid)
         if (current["blob"]["sha256"], current["study"], current["series"]) == same:
             return Stored.SAME
-        if on_duplicate is OnDuplicate.REJECT:
+        if on_duplicate is OnDuplicate.REJECT or record.replaces not in (None, current["blob"]["key"]):
             return Stored.REFUSED
         with self._inflight.writing({current["study"], record.study_uid}):
             done = self._replace(current, item.document, ChangeKind.REPLACED)

@@ -159,13 +159,15 @@ class _Wave:
         new, other, same = [], [], []
         for index, record in enumerate(self._records):
             doc = self._known.get(record.instance_uid)
-            if doc is None:
+            if doc is None and record.replaces is not None:
+                self._end(index, Stored.REFUSED)
+            elif doc is None:
                 new.append(index)
             elif doc.get("gone"):
                 self._writer._remover.resolve(doc["study"], doc["gone"])
             elif _is_same(doc, record):
                 same.append(index)
-            elif self._replaces:
+            elif self._replaces and _may_replace(doc, record):
                 other.append(index)
             else:
                 self._end(index, Stored.REFUSED)
@@ -273,6 +275,9 @@ class _Wave:
         old = self._connection.safe("instances").find_one({"_id": record.instance_uid})
         if old is None or old.get("gone") or _is_same(old, record):
             return
+        if not _may_replace(old, record):
+            self._end(index, Stored.REFUSED)
+            return
         mark = self._work.mark({old["study"], record.study_uid})
         ascent = self._writer._take_place(mark, old, record, ChangeKind.REPLACED)
         if ascent is not None:
@@ -316,6 +321,10 @@ def _present(connection: Connection, docs: Sequence[Doc], token: str) -> list[in
 def _is_same(doc: Doc, record: InstanceRecord) -> bool:
     known = (doc["blob"]["sha256"], doc["study"], doc["series"])
     return known == (record.blob.sha256, record.study_uid, record.series_uid)
+
+
+def _may_replace(doc: Doc, record: InstanceRecord) -> bool:
+    return record.replaces is None or record.replaces == doc["blob"]["key"]
 
 
 def _entry(kind: ChangeKind, doc: Doc) -> Entry:

@@ -54,15 +54,16 @@ class Unit(Rows):
     def store(self, record: InstanceRecord, on_duplicate: OnDuplicate) -> StoreOutcome:
         """As `Storage.store`, for one record."""
         known = self.connection.execute(
-            "SELECT i.id, i.sha256, h.study_uid, h.series_uid FROM instance i JOIN header h ON h.id = i.header "
-            "WHERE i.uid = ?",
+            "SELECT i.id, i.blob_key, i.sha256, h.study_uid, h.series_uid "
+            "FROM instance i JOIN header h ON h.id = i.header WHERE i.uid = ?",
             (record.instance_uid,),
         ).fetchone()
-        if known is None:
+        if known is None and record.replaces is None:
             return self._create(record)
-        if known[1:] == (record.blob.sha256, record.study_uid, record.series_uid):
+        if known is not None and known[2:] == (record.blob.sha256, record.study_uid, record.series_uid):
             return StoreOutcome(stored=Stored.SAME, instance_uid=record.instance_uid)
-        if on_duplicate is OnDuplicate.REJECT:
+        replaces = None if known is None else known[1]
+        if known is None or on_duplicate is OnDuplicate.REJECT or record.replaces not in (None, replaces):
             return StoreOutcome(stored=Stored.REFUSED, instance_uid=record.instance_uid)
         found = self._replace(known[0], record, ChangeKind.REPLACED, stored_at=self.now)
         return StoreOutcome(stored=Stored.REPLACED, instance_uid=record.instance_uid, conflicts=found)

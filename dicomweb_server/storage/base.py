@@ -94,7 +94,7 @@ class Storage(ABC):
 
         A record whose SOP Instance UID is known is the SAME when its SHA-256, study and series are those of the stored
         one. Otherwise it is REFUSED, or by `OnDuplicate.REPLACE` takes its place while the old one is kept for
-        `restore`.
+        `restore`. A record that `replaces` a version is REFUSED where another one is current now, or none.
         """
 
     @abstractmethod

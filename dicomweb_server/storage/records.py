@@ -68,6 +68,7 @@ class InstanceRecord:
     layout: where frames and bulk data lie in the blob (`dicom.layout`), opaque to a backend.
     layout_blob: the key of a second blob that holds the layout when it is too large for a record; `layout` is then
     empty.
+    replaces: the blob key of the version whose place it is to take; None: whatever is there, also nothing.
     """
 
     study_uid: str
@@ -80,6 +81,7 @@ class InstanceRecord:
     blob: Blob
     layout: bytes = b""
     layout_blob: str | None = None
+    replaces: str | None = None
 
     @property
     def scope(self) -> Scope:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -172,6 +173,38 @@ class StorageSuite:
         moved = record(one.study_uid, instance_uid=one.instance_uid, content=b"bytes")
         assert put(storage, one, moved) == [Stored.CREATED, Stored.REFUSED]
         assert put(storage, moved, on_duplicate=REPLACE) == [Stored.REPLACED]
+
+    def test_a_record_replaces_only_the_version_that_it_was_made_of(self, storage: Storage) -> None:
+        one, beside = record(content=b"one"), record(content=b"beside")
+        put(storage, one, beside)
+
+        def made_of(old: InstanceRecord, content: bytes, study_uid: str | None = None) -> InstanceRecord:
+            place = (study_uid or old.study_uid, old.series_uid)
+            new = record(*place, instance_uid=old.instance_uid, content=content)
+            return replace(new, replaces=old.blob.key)
+
+        two, late = made_of(one, b"two"), made_of(one, b"late")
+        assert put(storage, two, made_of(beside, b"moved", new_uid()), on_duplicate=REPLACE) == [Stored.REPLACED] * 2
+        assert put(storage, late, two, on_duplicate=REPLACE) == [Stored.REFUSED, Stored.SAME]
+        assert put(storage, made_of(two, b"three")) == [Stored.REFUSED]  # what is there is not to be replaced
+        assert storage.get(scope=one.scope).blob == two.blob
+        assert len(storage.replaced(instance_uid=one.instance_uid)) == 1
+        storage.remove(scope=one.scope)
+        assert put(storage, made_of(two, b"three"), on_duplicate=REPLACE) == [Stored.REFUSED]
+        with pytest.raises(NotFound):
+            storage.get(scope=one.scope)
+
+    def test_of_many_who_replace_one_version_one_succeeds(self, storage: Storage) -> None:
+        one = record()
+        put(storage, one)
+
+        def edit(content: bytes) -> list[Stored]:
+            new = record(one.study_uid, one.series_uid, instance_uid=one.instance_uid, content=content)
+            return put(storage, replace(new, replaces=one.blob.key), on_duplicate=REPLACE)
+
+        outcomes = at_once([partial(edit, b"%d" % number) for number in range(4)])
+        assert sorted(stored for outcome in outcomes for stored in outcome) == [Stored.REFUSED] * 3 + [Stored.REPLACED]
+        assert len(storage.replaced(instance_uid=one.instance_uid)) == 1
 
     def test_records_of_one_batch_act_in_sequence(self, storage: Storage) -> None:
         one = record()
