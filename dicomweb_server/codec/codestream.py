@@ -11,6 +11,8 @@ _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _NO_FRAME_HEADER: Final = frozenset({0xC4, 0xC8, 0xCC})
 _FRAME_HEADERS: Final = (frozenset(range(0xC0, 0xD0)) - _NO_FRAME_HEADER) | {0xF7}
 _SIZ: Final = struct.Struct(">HHIIIIIIIIH")
+_COD: Final = 0xFF52
+_START_OF_TILE: Final = 0xFF90
 _SEARCHED_BYTES: Final = 1 << 20
 _END: Final = b"\xff\xd9"
 _TRAILING_BYTES: Final = 64
@@ -22,6 +24,17 @@ class Size(NamedTuple):
     rows: int
     columns: int
     samples: int
+
+
+class Coding(NamedTuple):
+    """Of a JPEG 2000 codestream. start: its first byte. bits, signed: of the first component, and of all others where
+    `subsampled` is false, which also tells that all have the full size. steps: how often it can be halved."""
+
+    start: int
+    bits: int
+    signed: bool
+    subsampled: bool
+    steps: int
 
 
 def check_codestream(description: PixelDescription, transfer_syntax_uid: str, frame: bytes) -> None:
@@ -75,3 +88,25 @@ def jpeg_2000_size(frame: bytes) -> Size | None:
         return None
     right, bottom, left, top, *_, samples = _SIZ.unpack_from(frame, start + 4)[2:]
     return Size(bottom - top, right - left, samples)
+
+
+def jpeg_2000_coding(frame: bytes) -> Coding | None:
+    """From the SIZ and COD marker segments (ISO 15444-1 A.5.1, A.6.1), without the boxes of a JP2 file around them."""
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if start < 0 or jpeg_2000_size(frame) is None:
+        return None
+    length, samples = (struct.unpack_from(">H", frame, start + 4 + at)[0] for at in (0, _SIZ.size - 2))
+    components = frame[start + 4 + _SIZ.size : start + 4 + length]
+    if not samples or len(components) != 3 * samples:
+        return None
+    same = components[:1] + b"\x01\x01"
+    position = start + 4 + length
+    while position + 10 <= len(frame):
+        marker, length = struct.unpack_from(">HH", frame, position)
+        if marker == _COD:
+            bits = (same[0] & 0x7F) + 1
+            return Coding(start, bits, same[0] > 0x7F, components != same * samples, frame[position + 9])
+        if marker == _START_OF_TILE or length < 2:
+            return None
+        position += 2 + length
+    return None

@@ -22,7 +22,7 @@ from dicomweb_server.codec.syntaxes import missing, require_decoder
 from dicomweb_server.dicom.uids import is_encapsulated
 from dicomweb_server.errors import BadPixels, MissingCodec
 
-__all__ = ["Decoded", "available", "decode_frame", "missing", "native_bytes"]
+__all__ = ["Decoded", "available", "decode_frame", "missing", "native_bytes", "sample_type", "values_alone"]
 
 _YBR_OF_JPEG: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_PARTIAL"}
 _PREFERRED: Final = {
@@ -80,6 +80,18 @@ def native_bytes(decoded: Decoded) -> bytes:
     if array.dtype.itemsize > 1 and array.dtype.newbyteorder("<") != array.dtype:
         array = array.astype(array.dtype.newbyteorder("<"))
     return array.tobytes()
+
+
+def values_alone(decoded: Decoded) -> Decoded:
+    """The values at the low end of their cells, without what else lies in the bits that Bits Stored leaves free."""
+    array, description = decoded
+    free = description.bits_allocated - description.bits_stored
+    if free <= 0 or description.floating:
+        return decoded
+    above = description.bits_allocated - 1 - description.high_bit
+    codes: NDArray[Any] = array.view(f"{'i' if description.signed else 'u'}{array.dtype.itemsize}")
+    moved = np.right_shift(np.left_shift(codes, above), free)
+    return Decoded(moved, replace(description, high_bit=description.bits_stored - 1))
 
 
 def sample_type(description: PixelDescription) -> np.dtype[Any]:

@@ -8,14 +8,13 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import UID
 
 from dicomweb_server.codec import syntaxes
 from dicomweb_server.codec.colour import ybr_to_rgb
-from dicomweb_server.codec.decode import Decoded, native_bytes
+from dicomweb_server.codec.decode import Decoded, native_bytes, values_alone
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.syntaxes import encodable, require_encoder
 from dicomweb_server.dicom.uids import is_encapsulated
@@ -42,7 +41,7 @@ def encode_frame(decoded: Decoded, transfer_syntax_uid: str, *, quality: int = D
     if not is_encapsulated(transfer_syntax_uid):
         return Encoded(native_bytes(decoded), decoded.description)
     require_encoder(transfer_syntax_uid, decoded.description)
-    cleaned = _cleaned(decoded)
+    cleaned = values_alone(decoded)  # encoders refuse what else lies in the cells, such as old overlays
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -52,19 +51,6 @@ def encode_frame(decoded: Decoded, transfer_syntax_uid: str, *, quality: int = D
     except BaseException as exc:  # a panic of a plug-in in Rust is no Exception
         name = syntaxes.name_of(transfer_syntax_uid)
         raise CodecError(f"the pixels cannot be encoded as {name}") from exc
-
-
-def _cleaned(decoded: Decoded) -> Decoded:
-    """Values only, at the low end of their cells: encoders refuse what else lies there, such as old overlays."""
-    array, description = decoded
-    free = description.bits_allocated - description.bits_stored
-    if free <= 0 or description.floating:
-        return decoded
-    above = description.bits_allocated - 1 - description.high_bit
-    kind = f"{'i' if description.signed else 'u'}{array.dtype.itemsize}"
-    codes: NDArray[Any] = array.view(kind)
-    moved = np.right_shift(np.left_shift(codes, above), free)
-    return Decoded(moved, replace(description, high_bit=description.bits_stored - 1))
 
 
 def _by_pydicom(decoded: Decoded, transfer_syntax_uid: str, quality: int) -> Encoded:

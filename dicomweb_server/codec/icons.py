@@ -6,7 +6,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dicomweb_server.codec.render import THUMBNAIL_SIDE, to_bytes
+from dicomweb_server.codec.render import to_bytes
+from dicomweb_server.codec.thumbnails import THUMBNAIL_SIDE
 
 _PAPER: Final = (232, 236, 240)
 _INK: Final = (52, 64, 84)

@@ -18,6 +18,8 @@ def burn_overlays(
     """The picture of that part of the frame with all overlays of the frame; a new one where there are any."""
     copied = False
     for group in _GROUPS:
+        if f"{group}0010" not in attributes:
+            continue
         mask = _plane(attributes, group, decoded)
         if mask is None:
             continue

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -24,12 +23,11 @@ from dicomweb_server.codec.options import (
     check_media,
 )
 from dicomweb_server.codec.overlays import burn_overlays
-from dicomweb_server.codec.presentation import binary, frame_attributes
+from dicomweb_server.codec.presentation import binary
 from dicomweb_server.dicom.json_model import Attributes, first_value
 from dicomweb_server.errors import BadPixels, BadRequest
 
 DEFAULT_QUALITY: Final = 90
-THUMBNAIL_SIDE: Final = 256
 MAX_ANIMATION_PIXELS: Final = 256 << 20
 
 _WEBP_MAX_SIDE: Final = 16383
@@ -37,20 +35,13 @@ _PNG_LEVEL: Final = 3
 _DEFAULT_FRAME_MILLISECONDS: Final = 100
 
 
-def render_frame(
-    attributes: Attributes,
-    decoded: Decoded,
-    frame_index: int = 0,
-    *,
-    options: RenderOptions | None = None,
-) -> Image.Image:
+def render_frame(flat: Attributes, decoded: Decoded, *, options: RenderOptions | None = None) -> Image.Image:
     """The picture of a frame: mode L for grey, RGB for colours; `info["icc_profile"]` where one was asked for.
 
-    attributes: DICOM JSON of the instance, or what `frame_attributes` took out of it (required where values stand
-    behind links). Raises BadRequest for a part that the image does not have, BadPixels for tables that make no sense.
+    flat: what `frame_attributes` gives. Raises BadRequest for a part that the image does not have, BadPixels for tables
+    that make no sense.
     """
     options = options or RenderOptions()
-    flat = frame_attributes(attributes, frame_index)
     geometry = plan(flat, decoded.description, options)
     pixels = _eight_bit(flat, decoded, geometry, options.window)
     if options.overlays:
@@ -67,19 +58,6 @@ def render_frame(
     if profile is not None:
         image.info["icc_profile"] = profile
     return image
-
-
-def thumbnail(attributes: Attributes, decoded: Decoded, frame_index: int = 0, *, side: int = THUMBNAIL_SIDE) -> bytes:
-    """A small JPEG that fits into a square of this many pixels. Never larger than the image."""
-    description = decoded.description
-    step = max(1, max(description.rows, description.columns) // (4 * side))
-    if step > 1:
-        # Every n-th pixel of a large image is enough to be averaged; overlays go with the full grid.
-        decoded = _thinned(decoded, step)
-        attributes = {tag: value for tag, value in attributes.items() if not tag.startswith("60")}
-    limit = min(side, max(description.rows, description.columns))
-    image = render_frame(attributes, decoded, frame_index, options=RenderOptions(rows=limit, columns=limit))
-    return to_bytes(image, "image/jpeg", quality=80)
 
 
 def to_bytes(image: Image.Image, media: str, *, quality: int | None = None) -> bytes:
@@ -176,11 +154,6 @@ def _by_palette(attributes: Attributes, decoded: Decoded, geometry: Geometry) ->
     places = np.clip(stored_values(description) - first, 0, len(colours) - 1).astype(np.int64)
     codes = np.uint8 if decoded.array.dtype.itemsize == 1 else np.uint16
     return colours[places].take(decoded.array[geometry.part].view(codes), axis=0)
-
-
-def _thinned(decoded: Decoded, step: int) -> Decoded:
-    array = decoded.array[::step, ::step]
-    return Decoded(array, replace(decoded.description, rows=array.shape[0], columns=array.shape[1]))
 
 
 def _scaled(image: Image.Image, geometry: Geometry) -> Image.Image:

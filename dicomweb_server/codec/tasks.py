@@ -9,7 +9,7 @@ from dicomweb_server.codec.encode import DEFAULT_QUALITY, Encoded, encode_frame
 from dicomweb_server.codec.options import RenderOptions, check_media
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.render import animation, frame_milliseconds, render_frame, to_bytes
-from dicomweb_server.codec.render import thumbnail as make_thumbnail
+from dicomweb_server.codec.thumbnails import thumbnail
 from dicomweb_server.dicom.json_model import Attributes
 from dicomweb_server.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomweb_server.errors import BadRequest
@@ -65,11 +65,6 @@ def render(
     if len(frames) == 1:
         return to_bytes(next(pictures), media, quality=options.quality)
     return animation(pictures, media, milliseconds=frame_milliseconds(attributes[0]))
-
-
-def thumbnail(attributes: Attributes, transfer_syntax_uid: str, frame: bytes, *, side: int) -> bytes:
-    """A small JPEG of a frame. attributes: what `frame_attributes` gives."""
-    return make_thumbnail(attributes, _decoded(attributes, transfer_syntax_uid, frame), side=side)
 
 
 def _decoded(attributes: Attributes, transfer_syntax_uid: str, frame: bytes) -> Decoded:

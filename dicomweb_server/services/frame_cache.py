@@ -56,7 +56,6 @@ class ResultCache:
         self._makings: dict[str, _Making] = {}
         self._lock = threading.Lock()
         self._sweeping = threading.Lock()
-        self._folders: set[str] = set()
         self._unswept = max_bytes  # the first result kept also looks at what others left
 
     def bytes_of(self, key: str, make: Callable[[], bytes]) -> bytes:
@@ -141,18 +140,27 @@ class ResultCache:
             return
         temporary = self._temporary()
         try:
-            if key[:2] not in self._folders:
+            self._write(temporary, data)
+            try:
+                os.replace(temporary, self._path(key))
+            except FileNotFoundError:
                 os.makedirs(os.path.join(self._directory, key[:2]), mode=0o700, exist_ok=True)
-                self._folders.add(key[:2])
-            with open(temporary, "xb", opener=_private) as file:
-                file.write(_head(len(data)) + data)
-            os.replace(temporary, self._path(key))
+                os.replace(temporary, self._path(key))
         except OSError:
-            self._folders.clear()  # someone may have emptied the directory
             with suppress(OSError):
                 os.unlink(temporary)
             return
         self._count(len(data))
+
+    def _write(self, path: str, data: bytes) -> None:
+        """A new file; one that is cut short because the disk is full is not taken for a result later."""
+        try:
+            file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115 - closed below
+        with file:
+            file.write(_head(len(data)) + data)
 
     def _written(self, key: str, write: Callable[[BinaryIO], None]) -> BinaryIO:
         """A new file with the result, open; in the cache if it fits there, else without a name."""

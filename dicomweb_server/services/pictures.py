@@ -158,14 +158,13 @@ class Pictures:
 
     def _rendered(self, shown: Shown, media: str, options: PictureOptions) -> bytes:
         instance, state = shown.instance, shown.state
-        attributes = self._images.attributes(instance)
-        render = options.of(attributes)
+        render = options.of(self._images.attributes(instance)) if options.annotation else options.render
         sha256 = instance.stored.blob.sha256
         key = cache_key("picture", sha256, shown.frames, media, render, state.stored.blob.sha256 if state else "")
 
         def make() -> bytes:
             return self._pool.render(
-                attributes,
+                self._images.attributes(instance),
                 instance.stored.transfer_syntax_uid,
                 self._frames(shown),
                 options=render,
@@ -234,12 +233,11 @@ class Pictures:
             return in_memory(self._icon(instance, media))
 
     def _small(self, instance: Instance, index: int, side: int) -> bytes:
-        attributes = self._images.attributes(instance)
         key = cache_key("thumbnail", instance.stored.blob.sha256, index, side)
 
         def make() -> bytes:
             return self._pool.thumbnail(
-                attributes,
+                self._images.attributes(instance),
                 instance.stored.transfer_syntax_uid,
                 (index, self._images.frame(instance, index)),
                 side=side,

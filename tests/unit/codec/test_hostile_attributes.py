@@ -15,7 +15,8 @@ from dicomweb_server.codec.options import RenderOptions
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.presentation import frame_attributes
 from dicomweb_server.codec.presentation_state import apply_presentation_state
-from dicomweb_server.codec.render import frame_milliseconds, render_frame, thumbnail
+from dicomweb_server.codec.render import frame_milliseconds, render_frame
+from dicomweb_server.codec.thumbnails import small_picture
 from dicomweb_server.errors import DicomwebError
 
 TAGS = (
@@ -61,7 +62,7 @@ states = st.dictionaries(st.sampled_from(STATE_TAGS), _element(st.one_of(plain, 
 
 FRAMES = (
     Decoded(
-        np.arange(12, dtype="<u2").reshape(3, 4), PixelDescription(3, 4, bits_allocated=16, bits_stored=12, high_bit=11)
+        np.arange(16, dtype="<u2").reshape(4, 4), PixelDescription(4, 4, bits_allocated=16, bits_stored=12, high_bit=11)
     ),
     Decoded(
         np.arange(12, dtype="u1").reshape(3, 4), PixelDescription(3, 4, photometric_interpretation="PALETTE COLOR")
@@ -87,7 +88,7 @@ def test_rendering(found: dict[str, Any], state: dict[str, Any], decoded: Decode
         flat = frame_attributes(found, index, fetch_bulk=lambda uri: b"\1\2\3")
         orjson.dumps(flat)
         render_frame(flat, decoded, options=options)
-        thumbnail(flat, decoded)
+        small_picture(flat, decoded, full=decoded.description, side=2)
     except DicomwebError:
         pass
     try:

@@ -14,11 +14,10 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from dicomweb_server.codec.decode import Decoded, decode_frame
 from dicomweb_server.codec.icc import profile
-from dicomweb_server.codec.icons import icon
 from dicomweb_server.codec.options import RenderOptions, Viewport, Window, WindowFunction, parse_viewport
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.presentation import frame_attributes
-from dicomweb_server.codec.render import animation, frame_milliseconds, render_frame, thumbnail, to_bytes
+from dicomweb_server.codec.render import animation, frame_milliseconds, render_frame, to_bytes
 from dicomweb_server.dicom.json_model import Attributes, inline_binary
 from dicomweb_server.errors import BadPixels, BadRequest, NotAcceptable
 from tests.samples import needs_corpus
@@ -411,38 +410,15 @@ class TestFiles:
         assert shown[:, 100:].max() == 0
 
 
-class TestThumbnails:
-    def test_fits_into_its_square(self) -> None:
-        item = sample("examples_ybr_color.dcm")
-        decoded = decode_frame(item.description, item.transfer_syntax_uid, item.frame())
-        assert Image.open(io.BytesIO(thumbnail(item.header.attributes, decoded))).size == (256, 192)
-
-    def test_a_large_image_is_thinned_first_and_looks_the_same(self) -> None:
-        y, x = np.mgrid[:3000, :2400]
-        decoded = grey(x + y)
-        small = np.asarray(Image.open(io.BytesIO(thumbnail({}, decoded))))
-        assert small.shape == (256, 205)
-        full = np.asarray(render_frame({}, decoded, options=RenderOptions(rows=256, columns=256)))
-        assert np.abs(small.astype(int) - full).mean() < 3
-
-    @pytest.mark.parametrize("side", [32, 64, 100, 128])
-    def test_shrinking_averages_what_a_pixel_covers(self, side: int) -> None:
-        values = np.random.default_rng(side).integers(0, 256, (256, 256), dtype="u1")
-        small = render_frame(
-            {}, grey(values, bits=8), options=RenderOptions(rows=side, columns=side, window=Window(128, 256))
-        )
-        expected = Image.fromarray(values).resize((side, side), Image.Resampling.BOX)
-        difference = np.asarray(small, "i2") - np.asarray(expected, "i2")
-        assert np.abs(difference).max() <= 1
-
-    def test_a_small_image_is_not_enlarged(self) -> None:
-        assert Image.open(io.BytesIO(thumbnail({}, grey([[0, 1], [2, 3]])))).size == (2, 2)
-
-    @pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.104.1", "1.2.3", ""])
-    def test_objects_without_pixels_have_an_icon(self, uid: str) -> None:
-        image = Image.open(io.BytesIO(icon(uid, "S<R")))
-        assert image.size == (256, 256)
-        assert len(np.unique(np.asarray(image))) > 2
+@pytest.mark.parametrize("side", [32, 64, 100, 128])
+def test_shrinking_averages_what_a_pixel_covers(side: int) -> None:
+    values = np.random.default_rng(side).integers(0, 256, (256, 256), dtype="u1")
+    small = render_frame(
+        {}, grey(values, bits=8), options=RenderOptions(rows=side, columns=side, window=Window(128, 256))
+    )
+    expected = Image.fromarray(values).resize((side, side), Image.Resampling.BOX)
+    difference = np.asarray(small, "i2") - np.asarray(expected, "i2")
+    assert np.abs(difference).max() <= 1
 
 
 def test_tables_behind_links_are_fetched() -> None:
