@@ -7,6 +7,7 @@ body again only when it has all of it in memory, has a bounded pool, and times o
 
 import contextlib
 import io
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import couchdb.http  # type: ignore[import-untyped]
 import couchdb.json  # type: ignore[import-untyped]
 import orjson
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError, TimeoutError
 
 from dicomweb_server.errors import ConfigError, StorageError, StorageFull, StorageUnavailable
 
@@ -46,9 +47,10 @@ class Address:
     url: str
     authorization: str | None = field(repr=False)
     ca_file: str | None = None
+    cert_file: str | None = None
 
     @classmethod
-    def parse(cls, url: str, ca_file: str | None = None) -> "Address":
+    def parse(cls, url: str, ca_file: str | None = None, cert_file: str | None = None) -> "Address":
         """Takes user and password out of the URL. Raises ConfigError, which never holds the URL."""
         parts = urlsplit(url)
         try:
@@ -63,7 +65,20 @@ class Address:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             authorization = urllib3.make_headers(basic_auth=user)["authorization"]
         clean = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-        return cls(url=clean, authorization=authorization, ca_file=ca_file)
+        return cls(url=clean, authorization=authorization, ca_file=ca_file, cert_file=cert_file)
+
+    def tls(self) -> ssl.SSLContext | None:
+        """How to talk to an https address; None for http. Raises ConfigError for files that cannot be used."""
+        if not self.url.startswith("https:"):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file is not None:
+                # An empty password, or a key that has one would be asked for at the terminal.
+                context.load_cert_chain(self.cert_file, password="")
+        except (OSError, ValueError) as exc:
+            raise ConfigError("The TLS files of couchdb (tls_ca_file, tls_cert_file) cannot be used.") from exc
+        return context
 
 
 class Session:
@@ -77,7 +92,7 @@ class Session:
             block=True,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout_seconds),
             retries=False,
-            ca_certs=address.ca_file,
+            ssl_context=address.tls(),
         )
         self._lock = threading.Lock()
         self.requests = 0
@@ -143,6 +158,10 @@ def driver_errors() -> Iterator[None]:
     """Turns the errors of the package and of urllib3 into ours. No message holds an address."""
     try:
         yield
+    except SSLError as exc:
+        raise StorageUnavailable(
+            "No trusted connection to CouchDB can be made: one side refuses the other's certificate."
+        ) from exc
     except NewConnectionError as exc:  # for urllib3 it is one of the timeouts
         raise StorageUnavailable("CouchDB cannot be reached.") from exc
     except TimeoutError as exc:

@@ -9,7 +9,7 @@ from backends.couchdb.session import Address
 from dicomweb_server.errors import ConfigError
 
 _DATABASE = re.compile(r"[a-z][a-z0-9_-]{0,99}")
-_KEYS = ("url", "database", "tls_ca_file", "timeout_seconds", "wait_seconds")
+_KEYS = ("url", "database", "tls_ca_file", "tls_cert_file", "timeout_seconds", "wait_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,10 @@ class CouchSettings:
         database = _text(settings, "database", "dicomweb")
         if not _DATABASE.fullmatch(database):
             raise ConfigError("The database of couchdb is lower case letters, digits, - and _, a letter first.")
-        ca_file = _text(settings, "tls_ca_file", "")
+        url = _text(settings, "url", "http://127.0.0.1:5984")
+        ca_file, cert_file = (_text(settings, key, "") or None for key in ("tls_ca_file", "tls_cert_file"))
         return cls(
-            address=Address.parse(_text(settings, "url", "http://127.0.0.1:5984"), ca_file or None),
+            address=Address.parse(url, ca_file, cert_file),
             database=database,
             timeout_seconds=_seconds(settings, "timeout_seconds", 60, low=1),
             wait_seconds=_seconds(settings, "wait_seconds", 60, low=0),

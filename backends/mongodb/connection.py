@@ -11,7 +11,7 @@ import pymongo
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
 
@@ -207,7 +207,9 @@ class Connection:
                 appname="dicomweb-server",
                 **options,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ConfigurationError) as error:
+            if isinstance(error, ConfigurationError) and not options:
+                raise  # a fault of the URL, not of the files
             raise ConfigError("The TLS files or options for MongoDB cannot be used.") from error
 
     def _wait(self, client: MongoClient[Doc]) -> None:
