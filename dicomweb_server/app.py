@@ -116,7 +116,8 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
     )
     hooks = Hooks(storage, _hooks(settings))
     retention = Retention(bin_days=settings.remove.retention_days, replaced_days=settings.remove.replaced_days)
-    release = Release(storage, blobs, retention)
+    login = open_login(settings, storage)
+    release = Release(storage, blobs, retention, chores=[login.purge])
 
     def queues() -> dict[str, int]:
         waiting = {f"hook {name}": length for name, length in hooks.waiting().items()}
@@ -127,7 +128,6 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         checks={"storage": storage.check, "blobs": blobs.check},
         directory=settings.storage.directory if settings.storage.directory.is_dir() else None,
     )
-    login = open_login(settings, storage)
     scoped = ScopedStorage(storage)
     # Half of the threads at most: those who wait must not keep others from being served.
     waiting = min(settings.changes.max_waiting, settings.server.threads // 2)
@@ -239,7 +239,7 @@ def _resources(
         home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
         viewer=viewer,
         fhir=_fhir(settings, storage, removing),
-        changes=ChangesResource(feed),
+        changes=ChangesResource(feed, admitted=guard.still_admits),
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
         link_folder=LinkFolderResource(LinkFolder(ingest, settings.links.folders), lambda: check_linking(settings)),

@@ -27,6 +27,15 @@ class Login:
     roles: Roles
     gate: Gate | None = None
     trail: AuditTrail | None = None
+    audit_days: int = 0
+
+    def purge(self) -> int:
+        """Delete for good some of what is of no use any more: expired sessions, records that are too old; gives how
+        much."""
+        purged = self.gate.purge_expired() if self.gate is not None else 0
+        if self.trail is not None and self.audit_days:
+            purged += self.trail.purge_older(days=self.audit_days)
+        return purged
 
     def close(self) -> None:
         """Write what the trail still holds, and release connections."""
@@ -61,10 +70,11 @@ def open_login(settings: Settings, storage: Storage) -> Login:
     )
     if auth.method == "jwt":
         _first_admin(settings, Users(storage))
-    return Login(roles, gate, _trail(settings, storage))
+    return Login(roles, gate, open_trail(settings, storage), settings.audit.retention_days)
 
 
-def _trail(settings: Settings, storage: Storage) -> AuditTrail | None:
+def open_trail(settings: Settings, storage: Storage) -> AuditTrail | None:
+    """The audit trail over an opened storage; None where nothing is audited. Raises ConfigError."""
     audit = settings.audit
     if not audit.enabled:
         return None

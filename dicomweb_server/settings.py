@@ -56,7 +56,7 @@ _ROUTES = (
     "openapi",
     "openapi.json",
 )
-_SECRET = re.compile(r"(^|_)(password|passphrase|secret|token|secret_access_key)$")
+_SECRET = re.compile(r"(^|_)(password|passphrase|secret|token|api_key|private_key|secret_access_key)$")
 _ADDRESS = re.compile(r"(^|_)(url|uri|dsn)$")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _HOST = re.compile(r"\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
@@ -333,9 +333,10 @@ class AuthSettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditSettings:
     """The audit trail, kept in the storage where people log in, and sent to a syslog server as DICOM audit messages.
-    `syslog` is udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT."""
+    `retention_days` is for how long (0: for ever). `syslog` is udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT."""
 
     enabled: bool = True
+    retention_days: int = _number(0, 0, 36_500)
     syslog: str = _text("", lambda value: not value or "://" in value, "udp://HOST:PORT, tcp://... or tls://...")
     syslog_ca_file: str = ""
 

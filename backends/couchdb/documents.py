@@ -86,6 +86,31 @@ class Documents:
         last = shown[-1]["sort"] if shown else cursor or ""
         return DocumentPage(documents=[_document(each) for each in shown], cursor=last if more else None)
 
+    def purge(self, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        """As `Storage.purge_documents`. The older versions go first: a current one that is left is found again."""
+        found: dict[str, Json] = {}
+        for page in self._unordered(kind, terms):
+            for each in page:
+                if not each["deleted"] and all(_fits(each, term) for term in terms):
+                    found[each["_id"]] = each
+            if len(found) >= limit:
+                break
+        going = list(found.values())[:limit]
+        for each in going:
+            if each["version"] > 1:
+                prefix = _older_prefix(str(keys.decode(each["kind"])), str(keys.decode(each["sort"])))
+                self._database.delete(self._database.with_prefix(prefix))
+        return sum(self._database.delete(going))
+
+    def _unordered(self, kind: str, terms: Sequence[DocumentTerm]) -> Iterator[list[Json]]:
+        """Documents that hold all that match, in whatever order; one with several values of a key comes as often."""
+        if not terms or terms[0].equal is not None:
+            yield from self._candidates(kind, terms, None)
+            return
+        span = _range(keys.encode(kind), terms[0])
+        for rows in self._database.pages("documents/current", size=PAGE, include_docs=True, **span):
+            yield [row["doc"] for row in rows if row.get("doc")]
+
     def _candidates(self, kind: str, terms: Sequence[DocumentTerm], cursor: str | None) -> Iterator[list[Json]]:
         """Documents behind the cursor, by id; they hold all that match."""
         name = keys.encode(kind)

@@ -268,6 +268,9 @@ class CouchStorage(Storage):
     def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:
         return self._opened.documents.delete(kind, document_id, expected_version)
 
+    def purge_documents(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        return self._opened.documents.purge(kind, terms, limit)
+
     # Moving an archive
 
     def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:

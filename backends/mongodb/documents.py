@@ -125,15 +125,23 @@ class Documents:
 
     def find(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int, cursor: str | None) -> DocumentPage:
         """As `Storage.find_documents`; the cursor is the last id."""
-        condition: Doc = {"kind": kind, "deleted": False}
+        condition = _conditions(kind, terms)
         if cursor is not None:
             condition["id"] = {"$gt": _decoded(cursor)}
-        if terms:
-            condition["$and"] = [_condition(term) for term in terms]
         found = list(self._connection.safe("documents").find(condition).sort("id", 1).limit(limit + 1))
         documents = [_document(doc) for doc in found[:limit]]
         more = len(found) > limit and documents
         return DocumentPage(documents=documents, cursor=_encoded(documents[-1].document_id) if more else None)
+
+    def purge(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        """As `Storage.purge_documents`. The older versions go first: a current one that is left is found again."""
+        fields = {"id": 1, "attempt": 1, "version": 1}
+        found = list(self._connection.safe("documents").find(_conditions(kind, terms), fields).limit(limit))
+        versioned = [doc["id"] for doc in found if doc["version"] > 1]
+        if versioned:
+            self._connection.safe("document_versions").delete_many({"kind": kind, "id": {"$in": versioned}})
+        seen = {"_id": {"$in": [doc["_id"] for doc in found]}, "attempt": {"$in": [doc["attempt"] for doc in found]}}
+        return self._connection.safe("documents").delete_many(seen).deleted_count if found else 0
 
     def all_versions(self, after: tuple[str, str, int]) -> Iterator[Document]:
         """Every version of every document, by kind, id and version, behind that one; for a time when nobody writes."""
@@ -181,6 +189,12 @@ class Documents:
 
 def _identity(kind: str, document_id: str) -> str:
     return f"{kind}{_SEPARATOR}{document_id}"
+
+
+def _conditions(kind: str, terms: Sequence[DocumentTerm]) -> Doc:
+    """On current documents."""
+    found: Doc = {"kind": kind, "deleted": False}
+    return found | ({"$and": [_condition(term) for term in terms]} if terms else {})
 
 
 def _condition(term: DocumentTerm) -> Doc:

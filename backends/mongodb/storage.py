@@ -288,6 +288,10 @@ class MongoStorage(Storage):
                 deleted=True,
             )
 
+    def purge_documents(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        with driver_errors():
+            return self._documents.purge(kind=kind, terms=terms, limit=limit)
+
     # Moving an archive
 
     def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:

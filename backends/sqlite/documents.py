@@ -143,11 +143,7 @@ def find(
     connection: sqlite3.Connection, *, kind: str, terms: Sequence[DocumentTerm], limit: int, cursor: str | None
 ) -> DocumentPage:
     """As `Storage.find_documents`; the cursor is the last id."""
-    conditions, values = ["NOT d.deleted"], [kind]
-    for term in terms:
-        condition, bound = _condition(term)
-        conditions.append(f"d.id IN (SELECT id FROM document_key WHERE kind = ? AND name = ? AND {condition})")
-        values += [kind, term.key, *bound]
+    conditions, values = _conditions(kind, terms)
     if cursor is not None:
         conditions.append("d.id > ?")
         values.append(_decoded(cursor))
@@ -157,6 +153,27 @@ def find(
     documents = [document_of(row) for row in rows[:limit]]
     more = len(rows) > limit and documents
     return DocumentPage(documents=documents, cursor=_encoded(documents[-1].document_id) if more else None)
+
+
+def purge(connection: sqlite3.Connection, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+    """As `Storage.purge_documents`."""
+    conditions, values = _conditions(kind, terms)
+    rows = connection.execute(
+        f"SELECT d.id FROM document d WHERE d.kind = ? AND {' AND '.join(conditions)} LIMIT ?", (*values, limit)
+    ).fetchall()
+    for table in ("document_key", "document_version", "document"):
+        connection.executemany(f"DELETE FROM {table} WHERE kind = ? AND id = ?", [(kind, row[0]) for row in rows])
+    return len(rows)
+
+
+def _conditions(kind: str, terms: Sequence[DocumentTerm]) -> tuple[list[str], list[str]]:
+    """On current documents `d` of the kind, which is the first value."""
+    conditions, values = ["NOT d.deleted"], [kind]
+    for term in terms:
+        condition, bound = _condition(term)
+        conditions.append(f"d.id IN (SELECT id FROM document_key WHERE kind = ? AND name = ? AND {condition})")
+        values += [kind, term.key, *bound]
+    return conditions, values
 
 
 def _condition(term: DocumentTerm) -> tuple[str, list[str]]:

@@ -260,6 +260,9 @@ class SQLiteStorage(Storage):
             )
         )
 
+    def purge_documents(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        return self._writer.run(lambda unit: documents.purge(unit.connection, kind=kind, terms=terms, limit=limit))
+
     @property
     def transacts(self) -> bool:
         return True

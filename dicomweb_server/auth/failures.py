@@ -13,10 +13,11 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TypeVar
 
+from dicomweb_server.auth import expiry
 from dicomweb_server.errors import NotFound, TooManyRequests
 from dicomweb_server.storage.base import Storage
 
-KIND = "login-wait"
+KIND = expiry.LOGIN_WAIT
 FREE_FAILURES = 5
 FREE_FAILURES_OF_ADDRESS = 20
 FIRST_WAIT_SECONDS = 2.0
@@ -55,7 +56,9 @@ class Failures:
             count = self._count(key, now)
             if count >= free:
                 wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(count - free, 20), LONGEST_WAIT_SECONDS)
-                self._storage.put_document(kind=KIND, document_id=key, body={"until": now + wait}, keys={})
+                body, keys = {"until": now + wait}, {expiry.KEY: (expiry.stamp(now + wait),)}
+                kept = self._storage.put_document(kind=KIND, document_id=key, body=body, keys=keys)
+                self._storage.forget_versions(kind=KIND, document_id=key, before=kept.version)
                 with self._lock:
                     _remember(self._waits, key, (now + wait, now))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dicomweb_server.auth.base import Authenticator, Parts
+from dicomweb_server.auth.expiry import purge_expired
 from dicomweb_server.auth.keys import PREFIX, ApiKeys
 from dicomweb_server.auth.rights import ANONYMOUS, EVERYTHING, Identity
 from dicomweb_server.auth.sessions import Session, Sessions
@@ -20,6 +21,7 @@ NO_TOKEN = frozenset({"", "none", "null", "undefined"})
 """What clients without a token send as one: dicomweb_client sends None, pages null and undefined."""
 REREAD_SECONDS = 2.0
 MAX_REMEMBERED = 5000
+PURGED_AT_ONCE = 500
 
 NOBODY_ASKED = Identity(name="", kind=ANONYMOUS, roles=("admin",), permissions=EVERYTHING)
 """Whoever asks, where nobody has to log in."""
@@ -36,6 +38,11 @@ class Credentials:
     session_cookie: str = ""
     share_cookie: str = ""
     address: str = ""
+
+    @property
+    def in_header(self) -> bool:
+        """Whether a header names somebody: a cookie that comes with it is then not asked."""
+        return self.scheme != "" and not (self.scheme == "bearer" and self.token.casefold() in NO_TOKEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +135,10 @@ class Gate:
             self._remembered.pop(identity.session, None)
         return session
 
+    def purge_expired(self) -> int:
+        """Delete for good some of the sessions and waits that have expired; gives how many."""
+        return purge_expired(self._parts.storage, now=self._clock(), limit=PURGED_AT_ONCE)
+
     def now(self) -> float:
         """Seconds since 1970, by the clock of this gate."""
         return self._clock()
@@ -150,10 +161,10 @@ class Gate:
         """Who is named; None where nobody is."""
         if credentials.scheme == "basic":
             return self._basic(credentials)
-        if credentials.scheme == "bearer" and credentials.token.casefold() not in NO_TOKEN:
+        if credentials.in_header:
+            if credentials.scheme != "bearer":
+                raise Unauthenticated("log in with a Bearer token or with Basic")
             return self._bearer(credentials.token)
-        if credentials.scheme not in ("", "bearer"):
-            raise Unauthenticated("log in with a Bearer token or with Basic")
         for cookie, read in ((credentials.session_cookie, self._session), (credentials.share_cookie, self._share)):
             if cookie:
                 try:

@@ -97,45 +97,55 @@ class PublishedKeys:
     """The keys that an issuer publishes (RFC 7517), fetched when they are needed and then kept for a while.
 
     A token with a key that is not known makes it ask again, but not more often than each ten seconds. An issuer that is
-    down changes nothing for a day: what is known goes on.
+    down or slow changes nothing for a day: what is known goes on, and nobody whose key is known waits for others.
     """
 
     def __init__(self, url: Callable[[], str], web: Web, *, clock: Callable[[], float]) -> None:
         self._url = url
         self._web = web
         self._clock = clock
-        self._lock = threading.Lock()
+        self._fetching = threading.Lock()
         self._keys: dict[str | None, Any] = {}
         self._fetched = self._asked = float("-inf")
 
     def find(self, kid: str | None) -> Any:
         """The key of that id; the only one there is for a token that names none."""
-        now = self._clock()
-        with self._lock:
-            failure = None
-            wanted = now - self._fetched > KEYS_FRESH_SECONDS or self._known(kid) is None
-            if wanted and now - self._asked > ASK_AGAIN_SECONDS:
-                failure = self._fetch(now)
-            key = self._known(kid) if now - self._fetched <= KEYS_USABLE_SECONDS else None
-            if key is None and (failure is not None or self._fetched < self._asked):
-                raise failure or IssuerUnavailable("the keys of the login service cannot be fetched")
+        failure = None
+        if self._is_wanted(kid) and self._fetching.acquire(blocking=self._usable(kid) is None):
+            try:
+                if self._is_wanted(kid):  # nobody else has fetched them meanwhile
+                    failure = self._fetch()
+            finally:
+                self._fetching.release()
+        key = self._usable(kid)
+        if key is None and (failure is not None or self._fetched < self._asked):
+            raise failure or IssuerUnavailable("the keys of the login service cannot be fetched")
         if key is None:
             raise Unauthenticated("the token is signed with a key that its issuer does not publish")
         return key
 
-    def _known(self, kid: str | None) -> Any:
-        if kid is None and len(self._keys) == 1:
-            return next(iter(self._keys.values()))
-        return self._keys.get(kid)
+    def _is_wanted(self, kid: str | None) -> bool:
+        now = self._clock()
+        old = now - self._fetched > KEYS_FRESH_SECONDS or self._known(kid) is None
+        return old and now - self._asked > ASK_AGAIN_SECONDS
 
-    def _fetch(self, now: float) -> IssuerUnavailable | None:
-        self._asked = now
+    def _usable(self, kid: str | None) -> Any:
+        return self._known(kid) if self._clock() - self._fetched <= KEYS_USABLE_SECONDS else None
+
+    def _known(self, kid: str | None) -> Any:
+        keys = self._keys
+        if kid is None and len(keys) == 1:
+            return next(iter(keys.values()))
+        return keys.get(kid)
+
+    def _fetch(self) -> IssuerUnavailable | None:
         try:
             _, document = self._web.ask(self._url())
             self._keys = published(document)
+            self._fetched = self._asked = self._clock()
         except IssuerUnavailable as exc:
+            self._asked = self._clock()
             return exc
-        self._fetched = now
         return None
 
 

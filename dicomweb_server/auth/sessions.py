@@ -1,7 +1,7 @@
 """Sessions, kept as documents in the storage: what a refresh token or a cookie of a browser stands for.
 
 A refresh token is good for one use; each gives the next. One that comes a second time was stolen, or its successor was:
-the session ends, and both have to log in again (RFC 9700 4.14).
+the session ends, and both have to log in again (RFC 9700 4.14). What has ended is purged once it would have expired.
 """
 
 import hmac
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from dicomweb_server.auth import expiry
 from dicomweb_server.errors import NotFound, Unauthenticated, VersionConflict
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.records import Document
 
-KIND = "session"
+KIND = expiry.SESSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +75,12 @@ class Sessions:
         return _session(session_id, body), f"{session_id}.{following}"
 
     def end(self, session_id: str) -> None:
-        """End it; one that is not there has ended already."""
+        """End it; one that is not there has ended already. Nothing is left but that it was."""
         try:
-            self._storage.delete_document(kind=KIND, document_id=session_id)
+            body = self._storage.get_document(kind=KIND, document_id=session_id).body
         except NotFound:
             return
+        self._put(session_id, {"user": body["user"], "expires": body["expires"], "ended": True})
 
     def _document(self, session_id: str) -> Document:
         try:
@@ -87,17 +89,18 @@ class Sessions:
             document = self._storage.get_document(kind=KIND, document_id=session_id)
         except NotFound:
             raise Unauthenticated("the session has ended; log in again") from None
+        if document.body.get("ended"):
+            raise Unauthenticated("the session has ended; log in again")
         if document.body["expires"] < self._clock():
-            self.end(session_id)
             raise Unauthenticated("the session has expired; log in again")
         return document
 
-    def _put(self, session_id: str, body: Mapping[str, Any], *, expected_version: int) -> None:
-        keys = {"user": (str(body["user"]),)}
-        self._storage.put_document(
+    def _put(self, session_id: str, body: Mapping[str, Any], *, expected_version: int | None = None) -> None:
+        keys = {"user": (str(body["user"]),), expiry.KEY: (expiry.stamp(body["expires"]),)}
+        kept = self._storage.put_document(
             kind=KIND, document_id=session_id, body=body, keys=keys, expected_version=expected_version
         )
-        self._storage.forget_versions(kind=KIND, document_id=session_id, before=expected_version + 1)
+        self._storage.forget_versions(kind=KIND, document_id=session_id, before=kept.version)
 
 
 def _session(session_id: str, body: Mapping[str, Any]) -> Session:

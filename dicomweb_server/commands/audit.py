@@ -7,6 +7,7 @@ import orjson
 
 from dicomweb_server.audit.record import AuditRecord, to_audit_event, to_message
 from dicomweb_server.audit.trail import AuditTrail
+from dicomweb_server.commands.auditing import COMMAND, operator
 from dicomweb_server.commands.user import opened
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.settings import Settings
@@ -21,6 +22,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", default="", help=f"only records with this {name}")
     command.add_argument("--since", default="", metavar="TIME", help="from this day or time (UTC) on: 2026-05-01")
     command.add_argument("--until", default="", metavar="TIME", help="up to this day or time (UTC)")
+    command.add_argument(
+        "--purge-before",
+        default="",
+        metavar="TIME",
+        help="delete for good all records of before this day or time (UTC); that leaves a record itself",
+    )
     command.add_argument("--limit", type=int, default=0, help="at most so many (0: all)")
     command.add_argument(
         "--format",
@@ -35,7 +42,13 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if options.limit < 0:
         raise BadRequest("--limit is 0 or more")
     criteria = {name: getattr(options, name) for name in _CRITERIA if getattr(options, name)}
+    if options.purge_before and (criteria or options.since or options.until or options.limit):
+        raise BadRequest("--purge-before goes alone: all records of before that time are deleted")
     with opened(settings) as storage:
+        if options.purge_before:
+            purged = AuditTrail(storage).purge(before=options.purge_before, user=operator(), kind=COMMAND)
+            print(f"purged {purged} records")
+            return 0
         found = AuditTrail(storage).all(criteria, since=options.since, until=options.until)
         for number, (name, record) in enumerate(found, start=1):
             print(_line(options.format, name, record))

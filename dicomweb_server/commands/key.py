@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from dicomweb_server.auth.access import conditions
 from dicomweb_server.auth.keys import ApiKeys
 from dicomweb_server.auth.rights import Roles
+from dicomweb_server.commands.auditing import note_change
 from dicomweb_server.commands.user import opened
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.permissions import Permission
@@ -33,16 +34,19 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     with opened(settings) as storage:
         keys = ApiKeys(storage)
         if options.action == "add":
-            _add(keys, Roles(settings.auth.roles, settings.auth.role_map), options)
+            key_id = _add(keys, Roles(settings.auth.roles, settings.auth.role_map), options)
+            note_change(settings, storage, what="key add", object_id=key_id)
         elif options.action == "revoke":
             keys.revoke(options.id)
+            note_change(settings, storage, what="key revoke", object_id=options.id)
             print(f"Revoked {options.id}.")
         else:
             _list(keys)
     return 0
 
 
-def _add(keys: ApiKeys, roles: Roles, options: argparse.Namespace) -> None:
+def _add(keys: ApiKeys, roles: Roles, options: argparse.Namespace) -> str:
+    """Make it and print it; gives its id."""
     if options.days < 0:
         raise BadRequest("--days is 0 or more")
     try:
@@ -61,6 +65,7 @@ def _add(keys: ApiKeys, roles: Roles, options: argparse.Namespace) -> None:
     )
     print(f"Made the key {key.key_id} ({key.name}). It is shown this once; send it as `Authorization: Bearer KEY`:")
     print(text)
+    return key.key_id
 
 
 def _list(keys: ApiKeys) -> None:

@@ -11,6 +11,7 @@ from dicomweb_server.auth import passwords
 from dicomweb_server.auth.access import conditions
 from dicomweb_server.auth.rights import Roles
 from dicomweb_server.auth.users import Users, new_user, user_name
+from dicomweb_server.commands.auditing import note_change
 from dicomweb_server.errors import BadRequest, Conflict
 from dicomweb_server.plugins import storage_class
 from dicomweb_server.settings import Settings
@@ -64,6 +65,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         users = Users(storage)
         action = {"add": _add, "list": _list, "password": _password}.get(options.action, _change)
         action(users, roles, options)
+        if options.action != "list":
+            note_change(settings, storage, what=f"user {options.action}", object_id=user_name(options.name))
     if settings.auth.method == "none" and options.action == "add":
         print('Nobody has to log in yet: set auth.method = "jwt" (docs/auth.md).')
     return 0

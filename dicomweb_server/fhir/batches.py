@@ -4,6 +4,7 @@ import base64
 import binascii
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -51,9 +52,22 @@ class Entry:
     conditions: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks: which permissions they have, and what is told of each write: its permission, the type and the id, ""
+    for a new resource."""
+
+    may: Callable[[Permission], bool]
+    step: Callable[[Permission, str, str], AbstractContextManager[None]] = lambda *_: nullcontext()
+
+    def check(self, permission: Permission) -> None:
+        """Raise Forbidden for what they may not."""
+        if not self.may(permission):
+            raise Forbidden(f"this needs the permission {permission}")
+
+
 class Batches:
-    """Answers Bundles. `may` of a request says which permissions who asks has. over: reading and writing over a
-    storage; storage: where transactions are written."""
+    """Answers Bundles. over: reading and writing over a storage; storage: where transactions are written."""
 
     def __init__(self, storage: Storage, over: Callable[[Storage], tuple[Reading, Writing]], *, max_count: int) -> None:
         self._storage = storage
@@ -61,7 +75,7 @@ class Batches:
         self._reading, self._writing = over(storage)
         self._max_count = max_count
 
-    def run(self, bundle: Json, address: Address, *, may: Callable[[Permission], bool]) -> Json:
+    def run(self, bundle: Json, address: Address, asker: Asker) -> Json:
         """The answer to a batch or transaction. Raises Invalid; of a transaction whatever one of its entries raises,
         and nothing is written then."""
         if bundle.get("resourceType") != "Bundle":
@@ -74,10 +88,10 @@ class Batches:
         if len(entries) > MAX_ENTRIES:
             raise TooLarge(f"a Bundle has at most {MAX_ENTRIES} entries")
         if bundle["type"] == "transaction":
-            return bundles.response_bundle("transaction", self._transaction(entries, address, may))
-        return bundles.response_bundle("batch", [self._answered(entry, address, may) for entry in entries])
+            return bundles.response_bundle("transaction", self._transaction(entries, address, asker))
+        return bundles.response_bundle("batch", [self._answered(entry, address, asker) for entry in entries])
 
-    def _transaction(self, entries: list[Json], address: Address, may: Callable[[Permission], bool]) -> list[Json]:
+    def _transaction(self, entries: list[Json], address: Address, asker: Asker) -> list[Json]:
         """The answers to the entries, in their order; they are done in the order that R4 has for transactions."""
         if not self._storage.transacts:
             raise Unprocessable("this storage has no transactions, see metadata; send a batch")
@@ -100,40 +114,42 @@ class Batches:
                 if one.method == method:
                     resource = with_new_ids(one.resource, references)
                     own = new_ids.get(str(entries[place].get("fullUrl")))
-                    answers[place] = inside._answer(replace(one, resource=resource), address, may, new_id=own)
+                    answers[place] = inside._answer(replace(one, resource=resource), address, asker, new_id=own)
         try:
             gathering.commit()
         except VersionConflict as exc:
             raise Conflict("a resource of the transaction was changed by another meanwhile; send it again") from exc
         for place, one in enumerate(parsed):
             if one.method == "GET":
-                answers[place] = self._answer(one, address, may)
+                answers[place] = self._answer(one, address, asker)
         return [answers[place] for place in range(len(parsed))]
 
-    def _answered(self, entry: Json, address: Address, may: Callable[[Permission], bool]) -> Json:
+    def _answered(self, entry: Json, address: Address, asker: Asker) -> Json:
         try:
-            return self._answer(_parsed(entry), address, may)
+            return self._answer(_parsed(entry), address, asker)
         except DicomwebError as exc:
             status, outcome = outcome_of_error(exc)
             return {"response": {"status": str(status), "outcome": outcome}}
 
-    def _answer(
-        self, entry: Entry, address: Address, may: Callable[[Permission], bool], *, new_id: str | None = None
-    ) -> Json:
-        needed = {"GET": Permission.RETRIEVE if entry.resource_id else Permission.SEARCH, "DELETE": Permission.DELETE}
-        permission = needed.get(entry.method, Permission.EDIT)
-        if not may(permission):
-            raise Forbidden(f"this needs the permission {permission}")
+    def _answer(self, entry: Entry, address: Address, asker: Asker, *, new_id: str | None = None) -> Json:
         if entry.method == "GET":
+            asker.check(Permission.RETRIEVE if entry.resource_id else Permission.SEARCH)
             return self._get(entry, address)
-        if entry.rest:
-            raise BadRequest(f"{entry.method} goes to a resource or a type")
-        if entry.method == "DELETE":
-            resource_id = entry.resource_id or self._writing.match(entry.kind, _clauses(entry), address)
-            if resource_id is not None:
+        permission = Permission.DELETE if entry.method == "DELETE" else Permission.EDIT
+        resource_id = entry.resource_id
+        if not resource_id and entry.method != "POST" and asker.may(permission):
+            resource_id = self._writing.match(entry.kind, _clauses(entry), address) or ""
+            if entry.method == "PATCH":
+                entry = replace(entry, resource_id=resource_id)
+        with asker.step(permission, entry.kind, resource_id):
+            asker.check(permission)
+            if entry.rest:
+                raise BadRequest(f"{entry.method} goes to a resource or a type")
+            if entry.method != "DELETE":
+                return _written(self._write(entry, address, new_id), address)
+            if resource_id:
                 self._writing.delete(entry.kind, resource_id, address, if_match=_version(entry))
             return {"response": {"status": "204"}}
-        return _written(self._write(entry, address, new_id), address)
 
     def _get(self, entry: Entry, address: Address) -> Json:
         if not entry.resource_id:
@@ -159,10 +175,9 @@ class Batches:
         writing, body = self._writing, entry.resource
         if entry.method == "PATCH":
             operations = _operations(body)
-            resource_id = entry.resource_id or writing.match(entry.kind, _clauses(entry), address)
-            if resource_id is None:
+            if not entry.resource_id:
                 raise NotFound("no resource matches")
-            return writing.patch(entry.kind, resource_id, operations, address, if_match=_version(entry))
+            return writing.patch(entry.kind, entry.resource_id, operations, address, if_match=_version(entry))
         if not isinstance(body, dict):
             raise Invalid("the entry has no resource", [("Bundle.entry.resource", "is needed")])
         if entry.method == "POST":

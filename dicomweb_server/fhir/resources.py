@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import partial
 from typing import Any
 
 import falcon
 
 from dicomweb_server.errors import BadRequest, NotFound
 from dicomweb_server.fhir import bundles, formats, models
-from dicomweb_server.fhir.batches import Batches, clauses_of, version_of_tag
+from dicomweb_server.fhir.batches import Asker, Batches, clauses_of, version_of_tag
 from dicomweb_server.fhir.capability import capability_statement
 from dicomweb_server.fhir.matching import shown
 from dicomweb_server.fhir.reading import Reading
@@ -20,8 +21,10 @@ from dicomweb_server.fhir.tables import TYPES
 from dicomweb_server.fhir.values import Json
 from dicomweb_server.fhir.views import Address
 from dicomweb_server.fhir.writing import Writing, Written
+from dicomweb_server.http.auditing import step
 from dicomweb_server.http.params import query_parameters, scope_of
 from dicomweb_server.http.table import Route
+from dicomweb_server.permissions import Permission
 
 
 class FhirResource:
@@ -169,7 +172,8 @@ class FhirResource:
         """Conditional delete of one."""
         found = self._writing.match(_known(kind), clauses_of(kind, req.query_string or ""), self._address(req))
         if found is not None:
-            self._writing.delete(kind, found, self._address(req))
+            with step(req, Permission.DELETE, kind, found):
+                self._writing.delete(kind, found, self._address(req))
         resp.status = 204
 
     def on_delete_below(
@@ -197,9 +201,8 @@ class FhirResource:
         """A batch."""
         identity = getattr(req.context, "identity", None)
         bundle = formats.read(req, max_bytes=self._max_request_bytes)
-        answer = self._batches.run(
-            bundle, self._address(req), may=lambda permission: identity is None or identity.may(permission)
-        )
+        asker = Asker(may=lambda permission: identity is None or identity.may(permission), step=partial(step, req))
+        answer = self._batches.run(bundle, self._address(req), asker)
         formats.write(req, resp, answer)
 
     def _written(self, req: falcon.Request, resp: falcon.Response, written: Written) -> None:

@@ -100,7 +100,7 @@ def _root(seen: _Seen, rules: AddressRules) -> str:
 @lru_cache(maxsize=1024)
 def _is_trusted(address: str, networks: tuple[str, ...]) -> bool:
     try:
-        peer = ipaddress.ip_address(address)
+        peer = ipaddress.ip_address(_unmapped(address))
     except ValueError:  # a Unix socket has no address: only what runs on this machine can reach it
         return address == ""
     return any(peer in ipaddress.ip_network(network, strict=False) for network in networks)
@@ -156,7 +156,18 @@ def client_address(req: falcon.Request, trusted_proxies: tuple[str, ...]) -> str
         hops = [hop.strip() for hop in req.env.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
     while hops and _is_trusted(address, trusted_proxies):
         address = _bare(hops.pop())
-    return address[:64]
+    return _unmapped(address)[:64]
+
+
+def _unmapped(address: str) -> str:
+    """The IPv4 address that a socket for both kinds shows as IPv6 (::ffff:10.0.0.1, RFC 4291 2.5.5.2)."""
+    if address[:7].lower() != "::ffff:":
+        return address
+    try:
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return str(mapped) if mapped else address
 
 
 def _bare(hop: str) -> str:

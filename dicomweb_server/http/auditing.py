@@ -1,12 +1,15 @@
 """What the guard saw, as records of the audit trail."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import falcon
 
 from dicomweb_server.audit.record import DENIED, FAILED, SUCCESS, AuditRecord
 from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.auth.rights import Identity
+from dicomweb_server.errors import Forbidden
 from dicomweb_server.http.table import Operation
 from dicomweb_server.permissions import Permission
 
@@ -25,6 +28,24 @@ _NOT_OF_PATIENTS = frozenset({Permission.PUBLIC, Permission.METRICS})
 _DENIALS = frozenset({401, 403, 429})
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A part of a request that asks for several things: what it does to which resource, and what became of it."""
+
+    permission: Permission
+    resource: str
+    study_uid: str
+    patient_id: str
+    outcome: str
+
+
+def step(req: falcon.Request, permission: Permission, kind: str, resource_id: str) -> AbstractContextManager[None]:
+    """While a part of a request is done that has a record of its own: a write to a FHIR resource ("" for a new one)."""
+    told = getattr(req.context, "audit_step", None)
+    found: AbstractContextManager[None] = told(permission, kind, resource_id) if told else nullcontext()
+    return found
+
+
 class AuditWitness:
     """Writes a record for each request that touches data of patients, rights, or is denied."""
 
@@ -36,6 +57,23 @@ class AuditWitness:
         study_uid = _study_of(getattr(req.context, "fields", {}))
         if operation.permission is Permission.DELETE and study_uid:
             req.context.audited_patient = self._trail.patient_of(study_uid)
+        steps: list[_Step] = []
+
+        @contextmanager
+        def told(permission: Permission, kind: str, resource_id: str) -> Iterator[None]:
+            study_uid = resource_id if kind == "ImagingStudy" else ""
+            patient = self._trail.patient_of(study_uid) if study_uid and permission is Permission.DELETE else ""
+            outcome = FAILED
+            try:
+                yield
+                outcome = SUCCESS
+            except Forbidden:
+                outcome = DENIED
+                raise
+            finally:
+                steps.append(_Step(permission, f"{kind}/{resource_id}".rstrip("/"), study_uid, patient, outcome))
+
+        req.context.audit_steps, req.context.audit_step = steps, told
 
     def saw(self, req: falcon.Request, resp: falcon.Response, identity: Identity, operation: Operation) -> None:
         """Note it; of what was stored, one record for each study."""
@@ -46,23 +84,31 @@ class AuditWitness:
         context = req.context
         fields = getattr(context, "fields", {})
         outcome = DENIED if denied else SUCCESS if resp.status_code < 400 else FAILED
-        studies = getattr(context, "studies", ()) or (_study_of(fields),)
-        for study_uid in studies:
+        whole = AuditRecord(
+            time=self._trail.now(),
+            action=action or str(operation.permission),
+            user=identity.name,
+            kind=identity.kind,
+            address=context.client_address,
+            outcome=outcome,
+            what=f"{req.env.get('dicomweb.method', req.method)} {req.uri_template or ''}",
+            series_uid=fields.get("series_uid", "")[:64] if outcome == SUCCESS else "",
+            patient_id=getattr(context, "audited_patient", ""),
+            object_id=next((fields[name] for name in _OBJECTS if fields.get(name)), "")[:128],
+            status=resp.status_code,
+            request_id=context.request_id,
+        )
+        for study_uid in getattr(context, "studies", ()) or (_study_of(fields),):
+            self._trail.note(replace(whole, study_uid=study_uid[:64]))
+        for one in getattr(context, "audit_steps", ()):
             self._trail.note(
-                AuditRecord(
-                    time=self._trail.now(),
-                    action=action or str(operation.permission),
-                    user=identity.name,
-                    kind=identity.kind,
-                    address=context.client_address,
-                    outcome=outcome,
-                    what=f"{req.env.get('dicomweb.method', req.method)} {req.uri_template or ''}",
-                    study_uid=study_uid[:64],
-                    series_uid=fields.get("series_uid", "")[:64] if outcome == SUCCESS else "",
-                    patient_id=getattr(context, "audited_patient", ""),
-                    object_id=next((fields[name] for name in _OBJECTS if fields.get(name)), "")[:128],
-                    status=resp.status_code,
-                    request_id=context.request_id,
+                replace(
+                    whole,
+                    action=str(one.permission),
+                    outcome=FAILED if outcome != SUCCESS and one.outcome == SUCCESS else one.outcome,
+                    study_uid=one.study_uid[:64],
+                    patient_id=one.patient_id,
+                    object_id=one.resource[:128],
                 )
             )
 

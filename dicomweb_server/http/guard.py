@@ -10,7 +10,7 @@ import falcon
 
 from dicomweb_server.auth.gate import NOBODY_ASKED, Credentials, Gate
 from dicomweb_server.auth.rights import Identity
-from dicomweb_server.errors import Forbidden, Unauthenticated
+from dicomweb_server.errors import Forbidden, IssuerUnavailable, TooManyRequests, Unauthenticated
 from dicomweb_server.http.address import client_address
 from dicomweb_server.http.pace import Pace
 from dicomweb_server.http.params import accepted
@@ -98,7 +98,7 @@ class Guard:
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _ok: bool) -> None:
         """Tell the witness, and caches: what one may see is not what another may."""
         if self.gate is not None:
-            resp.append_header("Vary", "Authorization, Cookie")
+            resp.append_header("Vary", "Authorization, Cookie, X-Api-Key, X-Access-Token")
         operation = getattr(req.context, "operation", None)
         if self._witness is not None and operation is not None:
             self._witness.saw(req, resp, req.context.identity, operation)
@@ -108,6 +108,16 @@ class Guard:
         if self.gate is None:
             return NOBODY_ASKED
         return self.gate.identify(self.credentials(req))
+
+    def still_admits(self, req: falcon.Request) -> bool:
+        """Whether who asked at the beginning of a long answer could ask again: their login has neither ended nor
+        changed. An issuer that is down changes nothing."""
+        try:
+            return bool(self.identify(req) == req.context.identity)
+        except IssuerUnavailable:
+            return True
+        except (Unauthenticated, TooManyRequests):
+            return False
 
     def credentials(self, req: falcon.Request) -> Credentials:
         """What a request brings to say whose it is. Older clients have tokens in x-access-token, scripts in
@@ -148,9 +158,9 @@ class Guard:
             exc.challenges = self._challenges(req)
             raise
         req.context.identity = identity
-        by_cookie = not credentials.scheme and identity.kind in ("user", "share")
-        if by_cookie and req.method not in _READING:
-            self._refuse_foreign_writes(req)
+        by_cookie = not credentials.in_header and identity.kind in ("user", "share")
+        if by_cookie and req.method not in _READING and self._is_foreign(req, unknown=True):
+            raise Forbidden("a page of another site may not write here; programs log in with a token")
         if not identity.may(permission):
             if identity.is_anonymous:
                 refusal = Unauthenticated(f"log in first: this needs the permission {permission}")
@@ -160,12 +170,18 @@ class Guard:
         if identity.view_only and _takes_away(req):
             raise Forbidden("this link is for viewing; it does not give whole studies and series")
 
-    def _refuse_foreign_writes(self, req: falcon.Request) -> None:
-        """A cookie comes with whatever page asks: only our own pages, and listed ones, may use it to write."""
+    def is_foreign(self, req: falcon.Request) -> bool:
+        """Whether a page of another site, which is not listed, makes the browser ask without a token of its own. Such
+        a page may neither log somebody in nor out."""
+        return not self.credentials(req).in_header and self._is_foreign(req, unknown=False)
+
+    def _is_foreign(self, req: falcon.Request, *, unknown: bool) -> bool:
+        """A cookie comes with whatever page asks: only our own pages, and listed ones, may use it. unknown: what to
+        think of who tells nothing."""
         origin, site = req.get_header("Origin"), req.get_header("Sec-Fetch-Site")
-        own = origin == req.context.address.origin or origin in self._listed_origins
-        if not (own or (origin is None and site in ("same-origin", "none"))):
-            raise Forbidden("a page of another site may not write here; programs log in with a token")
+        if origin is not None:
+            return origin != req.context.address.origin and origin not in self._listed_origins
+        return unknown if site is None else site not in ("same-origin", "none")
 
     def _challenges(self, req: falcon.Request) -> tuple[str, ...]:
         """A browser opens its own window for Basic, which the requests of a page must not do."""

@@ -96,13 +96,21 @@ class ChangeFeed:
                 return page
 
     def follow(
-        self, *, after: str | None, limit: int, heartbeat_seconds: float, seconds: float
+        self,
+        *,
+        after: str | None,
+        limit: int,
+        heartbeat_seconds: float,
+        seconds: float,
+        admitted: Callable[[], bool] = lambda: True,
     ) -> Iterator[ChangePage]:
-        """Pages as they come, an empty one as a sign of life in between, until the time is over or the server stops.
-        The caller has a place."""
+        """Pages as they come, an empty one as a sign of life in between, until the time is over, the server stops, or
+        the reader is not `admitted` any more, which is asked before each page. The caller has a place."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self._closed.is_set():
             page = self.wait(after=after, limit=limit, seconds=min(heartbeat_seconds, left))
+            if not admitted():
+                return
             after = page.next
             yield page
 

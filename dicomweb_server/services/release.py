@@ -7,7 +7,7 @@ Every step can be done again: a process that dies leaves the rest in the bin or 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +41,7 @@ class Retention:
 
 
 class Release:
-    """Deletes from a thread of its own."""
+    """Deletes from a thread of its own. chores: what else goes with time; each does some of it, and gives how much."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Release:
         blobs: BlobStore,
         retention: Retention,
         *,
+        chores: Sequence[Callable[[], int]] = (),
         clock: Callable[[], float] = time.time,
         look_every_seconds: float = LOOK_EVERY_SECONDS,
         first_look_seconds: float = FIRST_LOOK_SECONDS,
@@ -56,6 +57,7 @@ class Release:
         self._storage = storage
         self._blobs = blobs
         self._retention = retention
+        self._chores = tuple(chores)
         self._clock = clock
         self._look_every_seconds = look_every_seconds
         self._first_look_seconds = first_look_seconds
@@ -108,7 +110,7 @@ class Release:
         files = 0
         while not self._closed.is_set():
             document = self._prolonged(document)
-            gone = self._purge()
+            gone = self._purge() + sum(chore() for chore in self._chores)
             keys = self._storage.released(limit=BATCH)
             if not keys and not gone:
                 break
@@ -124,7 +126,7 @@ class Release:
             return True
         if self._storage.binned(scope=Scope(), before=self._retention.bin_until(self._now()), limit=1).entries:
             return True
-        return self._purge_replaced() > 0
+        return self._purge_replaced() > 0 or any(chore() for chore in self._chores)
 
     def _purge(self) -> int:
         before = self._retention.bin_until(self._now())

@@ -401,6 +401,12 @@ class ScopedStorage(Storage):
         """As the other storage."""
         return self._storage.delete_document(kind=kind, document_id=document_id, expected_version=expected_version)
 
+    def purge_documents(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        """As the other storage; nothing of FHIR for who does not see it."""
+        if self._hidden(kind):
+            return 0
+        return self._storage.purge_documents(kind=kind, terms=terms, limit=limit)
+
     # Moving an archive
 
     def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:

@@ -278,6 +278,12 @@ class Storage(ABC):
     def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:
         """Write a deletion as the newest version and give it back. Raises NotFound, VersionConflict."""
 
+    @abstractmethod
+    def purge_documents(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
+        """Delete for good, with all their versions, current documents that match all terms, at most so many; gives how
+        many. One that is written meanwhile stays, or its writer finds none there. An interruption leaves the rest for
+        the next call."""
+
     @property
     def transacts(self) -> bool:
         """Whether `write_documents` is there: a transaction over several documents."""

@@ -134,6 +134,7 @@ class StorageSuite:
             lambda s: s.forget_versions(kind="k", document_id="d", before=2),
             lambda s: s.find_documents(kind="k"),
             lambda s: s.delete_document(kind="k", document_id="d"),
+            lambda s: s.purge_documents(kind="k", terms=(), limit=1),
         ],
     )
     def test_closed_storage_is_unavailable(self, storage: Storage, call: Callable[[Storage], Any]) -> None:
@@ -928,6 +929,26 @@ class StorageSuite:
         assert storage.get_document(kind="k", document_id="d").body == 5
         assert storage.put_document(kind="k", document_id="d", body=6, keys={}, expected_version=5).version == 6
         assert len(storage.document_history(kind="k", document_id="other")) == 2
+
+    def test_documents_can_be_purged(self, storage: Storage) -> None:
+        for number in range(1, 8):
+            keys = {"day": (f"0{number}", f"0{number}x"), "user": ("anna" if number % 2 else "walt",)}
+            for version in range(1 + number % 3):
+                storage.put_document(kind="k", document_id=f"d{number}", body=version, keys=keys)
+        storage.put_document(kind="other", document_id="d1", body=0, keys={"day": ("01",), "user": ("anna",)})
+        terms = (DocumentTerm(key="day", high="05"), DocumentTerm(key="user", equal="anna"))
+        gone = [storage.purge_documents(kind="k", terms=terms, limit=2) for _ in range(3)]
+        assert gone == [2, 1, 0]
+        left = [document.document_id for document in storage.find_documents(kind="k").documents]
+        assert left == ["d2", "d4", "d6", "d7"]
+        assert list(storage.document_history(kind="k", document_id="d5")) == []
+        with pytest.raises(NotFound):
+            storage.get_document(kind="k", document_id="d5", version=1)
+        assert storage.put_document(kind="k", document_id="d5", body=9, keys={}, expected_version=0).version == 1
+        walt = DocumentTerm(key="user", equal="walt")
+        assert storage.purge_documents(kind="k", terms=[walt], limit=100) == 3
+        assert len(storage.document_history(kind="k", document_id="d7")) == 2
+        assert storage.get_document(kind="other", document_id="d1").body == 0
 
     def test_document_misses(self, storage: Storage) -> None:
         storage.put_document(kind="k", document_id="d", body=1, keys={})

@@ -1,11 +1,22 @@
 """Studies that exist for some: by rules, by conditions of a user, by a share link. The others are not there."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage, RTStructureSetStorage
 
+from dicomweb_server.app import open_parts
+from dicomweb_server.settings import load
+from dicomweb_server.storage.base import Storage
+from tests.browser.objects import pdf, segmentation
 from tests.http.conftest import Archive, Client
 from tests.http.identities import LOGIN_SETTINGS, Headers, add_user, bearer, log_in
-from tests.samples import instance, url
+from tests.samples import PYDICOM_FILES, RELATED, envelope, instance, part10, url
 
 JSON = {"Accept": "application/dicom+json"}
 
@@ -16,6 +27,23 @@ def stored(archive: Client, **attributes: str) -> Dataset:
     archive.store(ds)
     archive.authorization = None
     return ds
+
+
+def with_class(image: Dataset, sop_class_uid: str) -> bytes:
+    """An object of another class in the study of the image."""
+    ds = instance(SOPClassUID=sop_class_uid, StudyInstanceUID=image.StudyInstanceUID)
+    return part10(ds)
+
+
+@contextmanager
+def storage_of(directory: Path) -> Iterator[Storage]:
+    """The storage of an archive, beside it."""
+    storage, blobs = open_parts(load(overrides={"storage.directory": str(directory)}, environ={}))
+    try:
+        yield storage
+    finally:
+        storage.close()
+        blobs.close()
 
 
 @pytest.fixture
@@ -150,6 +178,106 @@ class TestShares:
         archive.get(f"{url(south)}/frames/1")
         archive.get(url(north), status=404)
         archive.delete(url(south), headers={"Origin": "http://localhost"}, status=403)
+
+    def test_nothing_else_is_to_be_seen_anywhere(self, two: Two) -> None:
+        """Each front end, with the cookie of a link to the study of the South."""
+        archive, _, north, south = two
+        boss = bearer(log_in(archive)["token"])
+        patients = {
+            entry["resource"]["name"][0]["family"]: entry["resource"]["id"]
+            for entry in archive.get("/api/fhir/Patient", headers=boss).json["entry"]
+        }
+        archive.reset()
+        archive.get(self.share(archive, south.StudyInstanceUID)["url"], status=303)
+        for level in ("patients", "studies", "series", "instances"):
+            found = archive.get(f"/{level}", headers=JSON)
+            assert len(found.json) == 1, level
+            assert "North" not in found.text
+        for kind in ("Patient", "ImagingStudy", "Endpoint"):
+            assert archive.get(f"/api/fhir/{kind}").json["total"] == 1, kind
+        archive.get(f"/api/fhir/ImagingStudy/{north.StudyInstanceUID}", status=404)
+        archive.get(f"/api/fhir/Patient/{patients['North']}", status=404)
+        archive.get(f"/api/fhir/Patient/{patients['South']}")
+        for path in ("/changes", f"/studies/{south.StudyInstanceUID}/statistics"):
+            assert north.StudyInstanceUID not in archive.get(path).text
+        archive.get("/statistics", status=404)
+        for path in (
+            f"/studies/{north.StudyInstanceUID}/statistics",
+            f"/studies/{north.StudyInstanceUID}/rendered",
+            f"/studies/{north.StudyInstanceUID}/thumbnail",
+            f"/wado?requestType=WADO&objectUID={north.SOPInstanceUID}",
+            f"/?requestType=WADO&objectUID={north.SOPInstanceUID}&studyUID={south.StudyInstanceUID}"
+            f"&seriesUID={south.SeriesInstanceUID}",
+        ):
+            archive.get(path, status=404)
+        for path in (
+            "/bin",
+            "/audit",
+            "/api/users",
+            "/api/keys",
+            "/metrics",
+            f"/studies/{south.StudyInstanceUID}/shares",
+        ):
+            archive.get(path, status=403)
+        own = {"Origin": "http://localhost"}
+        archive.post("/studies", b"x", headers={"Content-Type": "application/dicom", **own}, status=403)
+        archive.put_json("/api/fhir/Organization/o", {"resourceType": "Organization"}, headers=own, status=403)
+        archive.post("/linkFolder?path=/", headers=own, status=403)
+        bundle = {
+            "resourceType": "Bundle",
+            "type": "batch",
+            "entry": [{"request": {"method": "DELETE", "url": f"ImagingStudy/{south.StudyInstanceUID}"}}],
+        }
+        answer = archive.post_json("/api/fhir", bundle, headers=own).json
+        assert answer["entry"][0]["response"]["status"] == "403"
+
+    def test_what_a_viewer_fetches_whole_is_served_to_who_only_looks(self, hospital: Client) -> None:
+        content = (PYDICOM_FILES / "CT_small.dcm").read_bytes()
+        image = pydicom.dcmread(io.BytesIO(content))
+        files = [
+            content,
+            segmentation(content),
+            pdf(image.StudyInstanceUID, "North^One"),
+            *(with_class(image, uid) for uid in (ComprehensiveSRStorage, RTStructureSetStorage)),
+        ]
+        boss = bearer(log_in(hospital)["token"])
+        hospital.post("/studies", envelope(files), headers={"Content-Type": RELATED, **boss})
+        hospital.reset()
+        hospital.get(self.share(hospital, image.StudyInstanceUID, view_only=True)["url"], status=303)
+        for content in files[1:]:
+            ds = pydicom.dcmread(io.BytesIO(content))
+            for accept in ("application/dicom", 'multipart/related; type="application/dicom"'):
+                got = hospital.get(url(ds), headers={"Accept": accept})
+                assert content[132:] in got.body, ds.SOPClassUID.name
+            series = f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}"
+            hospital.get(series, status=403)
+            hospital.get(f"/dicom-web{series}/", status=403)
+        for accept in ("application/zip", "*/*, application/zip;q=0.1"):
+            hospital.get(url(ds), headers={"Accept": accept}, status=403)
+
+    def test_an_old_link_is_none(self, make_archive: Archive, tmp_path: Path) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        ds = stored(archive)
+        link = self.share(archive, ds.StudyInstanceUID, days=1)
+        archive.get(link["url"], status=303)
+        archive.get(f"{url(ds)}/frames/1")
+        with storage_of(tmp_path / "data0") as storage:
+            body = storage.get_document(kind="share", document_id=link["id"]).body
+            storage.put_document(kind="share", document_id=link["id"], body={**body, "expires": 1.0}, keys={})
+        archive.get(f"{url(ds)}/frames/1", status=401)
+        archive.get(link["url"], status=401)
+
+    def test_an_old_key_is_none(self, make_archive: Archive, tmp_path: Path) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        boss = bearer(log_in(archive)["token"])
+        made = archive.post_json("/api/keys", {"name": "x", "days": 1}, headers=boss, status=201).json
+        archive.get("/studies", headers=bearer(made["key"]))
+        with storage_of(tmp_path / "data0") as storage:
+            document = storage.get_document(kind="api-key", document_id=made["id"])
+            body = {**document.body, "expires": 1.0}
+            storage.put_document(kind="api-key", document_id=made["id"], body=body, keys=document.keys)
+        refused = archive.get("/studies", headers=bearer(made["key"]), status=401)
+        assert "expired" in refused.json["reason"]
 
     def test_it_can_be_for_viewing_only(self, two: Two) -> None:
         archive, _, _, south = two

@@ -12,18 +12,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from fhir.resources.R4B.auditevent import AuditEvent
+from fhir.resources.R4B.bundle import Bundle
 
 from dicomweb_server.__main__ import main
 from dicomweb_server.app import open_parts
 from dicomweb_server.audit.record import AuditRecord, to_audit_event, to_message
 from dicomweb_server.audit.syslog import SyslogSink
-from dicomweb_server.audit.trail import KIND, AuditTrail
+from dicomweb_server.audit.trail import KIND, MAX_REFUSALS_OF_ADDRESS, AuditTrail
 from dicomweb_server.errors import ConfigError
 from dicomweb_server.settings import load
 from dicomweb_server.storage.base import Storage
 from tests.http.conftest import Archive, Client, opened
 from tests.http.identities import LOGIN_SETTINGS, PASSWORD, Headers, add_user, bearer, log_in
-from tests.samples import instance, url
+from tests.samples import RELATED, envelope, instance, part10, url
 
 RECORD = AuditRecord(
     time="2026-05-01T10:20:30.123Z",
@@ -91,6 +93,56 @@ class TestWhatIsInIt:
         with opened(tmp_path / "data", LOGIN_SETTINGS) as archive:
             read = records(archive, bearer(log_in(archive)["token"]), user="rita", action="retrieve")
             assert [(one["study_uid"], one["patient_id"]) for one in read] == [(ds.StudyInstanceUID, "4711")]
+
+    def test_events_come_in_pages(self, make_archive: Archive) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        boss = bearer(log_in(archive)["token"])
+        for number in range(4):
+            archive.post_json("/login", {"username": f"x{number}", "password": "wrong wrong"}, status=401)
+        url = "http://localhost/audit?action=login&outcome=denied&limit=3"
+        events: list[Any] = []
+        while url:
+            answer = archive.get(url, headers={**boss, "Accept": "application/fhir+json"})
+            events += [AuditEvent.model_validate(entry["resource"]) for entry in answer.json["entry"]]
+            Bundle.model_validate_json(answer.body)
+            url = next((link["url"] for link in answer.json["link"] if link["relation"] == "next"), "")
+        names = [event.agent[0].who.identifier.value for event in events]
+        assert names == ["x0", "x1", "x2", "x3"]
+
+    def test_each_entry_of_a_batch_is_told(self, make_archive: Archive) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        boss, ds = bearer(log_in(archive)["token"]), instance(PatientID="4711")
+        archive.post("/studies", envelope([part10(ds)]), headers={"Content-Type": RELATED, **boss})
+        study = f"ImagingStudy/{ds.StudyInstanceUID}"
+        entries = [
+            {"request": {"method": "DELETE", "url": "ImagingStudy/1.2.3"}},
+            {
+                "request": {"method": "PUT", "url": "Organization/o"},
+                "resource": {"resourceType": "Organization", "id": "o", "name": "Nord"},
+            },
+            {"request": {"method": "DELETE", "url": study}},
+        ]
+        bundle = {"resourceType": "Bundle", "type": "batch", "entry": entries}
+        archive.post_json("/api/fhir", bundle, headers=boss)
+        removed = records(archive, boss, action="delete")
+        assert [(one["study_uid"], one["patient_id"], one["outcome"]) for one in removed] == [
+            ("1.2.3", "", "failed"),
+            (ds.StudyInstanceUID, "4711", "success"),
+        ]
+        (edited,) = records(archive, boss, action="edit")
+        assert (edited["object_id"], edited["outcome"]) == ("Organization/o", "success")
+
+    def test_nobody_fills_it(self, make_archive: Archive) -> None:
+        """Who is refused many different things is told one by one for a while, then in one record of the minute."""
+        archive = make_archive(LOGIN_SETTINGS)
+        boss = bearer(log_in(archive)["token"])
+        for number in range(MAX_REFUSALS_OF_ADDRESS * 2):
+            archive.get(f"/studies/1.2.{number}/metadata", status=401)
+            archive.post_json("/login", {"username": f"x{number}"}, status=400)
+            archive.get("/logout")
+        found = [one for one in records(archive, boss, limit="1000") if one["kind"] == "anonymous"]
+        assert MAX_REFUSALS_OF_ADDRESS < len(found) <= MAX_REFUSALS_OF_ADDRESS + 10
+        assert {"(several)"} < {one["what"] for one in found}
 
     def test_nothing_without_login(self, archive: Client) -> None:
         archive.store(instance())
@@ -161,6 +213,36 @@ class TestReads:
         assert len(trail.find({})[0]) == 1
         trail.close()
         assert [record.count for _, record in trail.find({})[0]] == [100]
+
+    def test_old_records_go_and_that_is_a_record(
+        self, storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        trail = AuditTrail(storage)
+        for day in range(1, 10):
+            trail.note(AuditRecord(**{**RECORD.as_json(), "time": f"2016-01-0{day}T10:00:00.000Z"}))
+        data = ["--data", str(tmp_path / "data")]
+        for words in (["soon"], ["2999-01-01"], ["2016-01-05", "--user", "anna"]):
+            assert main(["audit", *data, "--purge-before", *words]) == 1
+        assert len(trail.find({"user": "anna"})[0]) == 9
+        assert main(["audit", *data, "--purge-before", "2016-01-05"]) == 0
+        assert capsys.readouterr().out == "purged 4 records\n"
+        assert next(record.time[:10] for _, record in trail.find({"user": "anna"})[0]) == "2016-01-05"
+        (purge,) = (record for _, record in trail.find({"action": "audit"})[0])
+        assert (purge.kind, purge.count) == ("command", 4)
+        assert purge.what == "purged records of before 2016-01-05T00:00:00.000Z"
+        assert purge.user
+
+    def test_retention(self, storage: Storage) -> None:
+        now = [datetime(2026, 5, 1, 10, 0, 1, tzinfo=UTC)]
+        trail = AuditTrail(storage, clock=lambda: now[0])
+        for year in (2014, 2017, 2020, 2026):
+            trail.note(AuditRecord(**{**RECORD.as_json(), "time": f"{year}-05-01T10:00:00.000Z"}))
+        assert [trail.purge_older(days=3650) for _ in range(2)] == [1, 0]
+        now[0] += timedelta(days=400)
+        assert trail.purge_older(days=3650) == 1
+        trail.close()
+        left = [(record.time[:4], record.action, record.count) for _, record in trail.find({})[0]]
+        assert left == [("2020", "delete", 1), ("2026", "delete", 1), ("2026", "audit", 1), ("2027", "audit", 1)]
 
     def test_the_command(self, storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         AuditTrail(storage).note(RECORD)

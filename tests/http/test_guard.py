@@ -2,16 +2,29 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from dicomweb_server.auth.rights import BUILTIN_ROLES
+from dicomweb_server.auth.tokens import Signer
 from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE
 from dicomweb_server.http.routes import Place
 from dicomweb_server.http.table import Operation
 from dicomweb_server.permissions import Permission
 from tests.http.conftest import Archive, Client, opened
-from tests.http.identities import LOGIN_SETTINGS, Headers, add_user, bearer, forged, log_in
+from tests.http.identities import (
+    LOGIN_SETTINGS,
+    Headers,
+    OtherIssuer,
+    add_user,
+    bad_own_tokens,
+    bearer,
+    claims_of,
+    forged,
+    log_in,
+    other_issuer,
+)
 from tests.http.test_routes import operations, path_of
 from tests.samples import instance, url
 
@@ -24,15 +37,46 @@ OPERATIONS = [
 ]
 
 
+SECRET = "the secret of the server in tests, not in life"
+
+
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with opened(tmp_path_factory.mktemp("guarded"), LOGIN_SETTINGS) as client:
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> OtherIssuer:
+    return other_issuer(tmp_path_factory.mktemp("issuer"))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, issuer: OtherIssuer) -> Iterator[Client]:
+    settings = {**LOGIN_SETTINGS, **issuer.settings, "auth.secret": SECRET}
+    with opened(tmp_path_factory.mktemp("guarded"), settings) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def people(guarded: Client) -> dict[str, Headers]:
     return {role: add_user(guarded, f"{role}.user", role) for role in BUILTIN_ROLES}
+
+
+@pytest.fixture(scope="module")
+def nobodies(guarded: Client, people: dict[str, Headers], issuer: OtherIssuer) -> dict[str, Headers]:
+    """Who is nobody, for one reason each."""
+    token = people["admin"]["Authorization"].split()[1]
+    boss = bearer(log_in(guarded)["token"])
+    key = guarded.post_json("/api/keys", {"name": "x", "roles": ["admin"]}, headers=boss, status=201).json
+    guarded.delete(f"/api/keys/{key['id']}", headers=boss, status=204)
+    ended = log_in(guarded)
+    guarded.post("/logout", headers=bearer(ended["token"]))
+    return {
+        "nobody": {},
+        "the word None": bearer("None"),
+        **forged(token),
+        **{f"own, {name}": bearer(bad) for name, bad in bad_own_tokens(SECRET, token).items()},
+        **{f"issuer, {name}": bearer(bad) for name, bad in issuer.bad_tokens().items()},
+        "a revoked key": bearer(key["key"]),
+        "a session that was ended": bearer(ended["token"]),
+        "a token as cookie": {"Cookie": f"{SESSION_COOKIE}={token}; {SHARE_COOKIE}={token}"},
+        "a scheme of others": {"Authorization": "Negotiate YQ=="},
+    }
 
 
 def status(client: Client, method: str, path: str, headers: Headers) -> int:
@@ -47,21 +91,64 @@ def status(client: Client, method: str, path: str, headers: Headers) -> int:
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
 def test_who_may_and_who_may_not(
-    guarded: Client, people: dict[str, Headers], path: str, method: str, operation: Operation
+    guarded: Client,
+    people: dict[str, Headers],
+    nobodies: dict[str, Headers],
+    path: str,
+    method: str,
+    operation: Operation,
 ) -> None:
     """The walk over the route table: no route is open that the table does not call public."""
     if operation.responder.startswith(OWN_CHECKS):
         assert operation.permission is Permission.PUBLIC
         return
     public = operation.permission is Permission.PUBLIC
-    for headers in ({}, bearer("None"), *list(forged(people["admin"]["Authorization"].split()[1]).values())[:3]):
-        assert (status(guarded, method, path, headers) == 401) is not public, headers
+    for name, headers in nobodies.items():
+        assert (status(guarded, method, path, headers) == 401) is not public, name
     for role, permissions in BUILTIN_ROLES.items():
         found = status(guarded, method, path, people[role])
         if public or operation.permission in permissions:
             assert found not in (401, 403), role
         else:
             assert found == 403, role
+
+
+def test_the_nobodies_are_like_somebody(guarded: Client, issuer: OtherIssuer) -> None:
+    """The good ones of the kinds that the walk finds refused are taken."""
+    assert status(guarded, "GET", "/api/users", bearer(issuer.token())) == 200
+    ours = Signer(SECRET, "access").sign(claims_of(log_in(guarded)["token"]), seconds=60)
+    assert status(guarded, "GET", "/api/users", bearer(ours)) == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//studies",
+        "/./studies",
+        "/studies/",
+        "/%73tudies",
+        "/dicom-web//studies",
+        "/ohif/../studies",
+        "/ohif/%2e%2e/studies",
+        "/login/../studies",
+        "/health/..%2fstudies",
+        "/studies;x=/health",
+        "/studies%00",
+        "/STUDIES",
+        "/api/fhir//Patient",
+        "/?requestType=WADO&objectUID=1.2.3",
+        "/health?requestType=WADO&objectUID=1.2.3",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "PATCH"])
+def test_no_spelling_of_a_path_gets_around_the_guard(guarded: Client, path: str, method: str) -> None:
+    guarded.reset()
+    override = {"X-HTTP-Method-Override": "GET", "X-Original-URL": "/health", "X-Rewrite-URL": "/health"}
+    for headers in ({}, override):
+        answer = guarded.request(path, method=method, headers=headers, expect_errors=True)
+        open_to_all = path.startswith(("/health?", "/ohif/"))
+        assert answer.status_int in ((200, 405, 404) if open_to_all else (400, 401, 404, 405)), answer.text
+        assert b"00080018" not in answer.body
 
 
 def test_forged_and_expired_tokens(make_archive: Archive, guarded: Client, people: dict[str, Headers]) -> None:
@@ -115,12 +202,63 @@ class TestCookies:
         archive.post("/login", {"username": "admin", "password": "correct horse battery"})
         archive.delete(url(ds), headers=headers, status=expected)
 
-    @pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:1"])
+    def test_a_word_in_the_place_of_a_token_does_not_make_it_less(self, make_archive: Archive) -> None:
+        """`Bearer None` names nobody: the cookie is asked then, with its rules."""
+        archive = make_archive({**LOGIN_SETTINGS, "http.allowed_origins": ["*"]})
+        archive.post("/login", {"username": "admin", "password": "correct horse battery"})
+        for more in ({}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "same-site"}):
+            archive.delete("/studies/1.2.3", headers={**bearer("None"), **more}, status=403)
+        archive.delete("/studies/1.2.3", headers={**bearer("None"), "Origin": "http://localhost"}, status=404)
+
+    @pytest.mark.parametrize("site", [{"Origin": "https://evil.example"}, {"Origin": "null"}])
+    def test_a_foreign_page_logs_nobody_in_or_out(self, make_archive: Archive, site: Headers) -> None:
+        archive = make_archive({**LOGIN_SETTINGS, "http.allowed_origins": ["*"]})
+        form = {"username": "admin", "password": "correct horse battery"}
+        archive.post("/login", form, headers={"Accept": "text/html", **site}, status=403)
+        # A program in a page, which then sends the token itself, may; the browser keeps no cookie of it.
+        answer = archive.post("/login", form, headers=site)
+        assert "Set-Cookie" not in answer.headers
+        archive.post("/logout", headers={**bearer(answer.json["token"]), **site})
+        archive.post("/login", form)
+        for headers in (site, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+            archive.get("/logout", headers=headers, status=403)
+        archive.get("/studies")
+
+    def test_a_login_is_a_new_session(self, make_archive: Archive) -> None:
+        """A session that somebody has put into the browser does not become that of who logs in."""
+        archive = make_archive(LOGIN_SETTINGS)
+        form = {"username": "admin", "password": "correct horse battery"}
+        archive.post("/login", form)
+        before = archive.cookies[SESSION_COOKIE]
+        archive.post("/login", form)
+        assert archive.cookies[SESSION_COOKIE] != before
+        token = archive.post("/login", form).json["token"]
+        archive.get("/logout")
+        archive.reset()
+        assert status(archive, "GET", "/studies", bearer(token)) == 401
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "javascript:1",
+            "///evil.example",
+            "/\t/evil.example",
+            "\r\nLocation: https://evil.example",
+            "/x\r\nSet-Cookie: a=b",
+            "http:evil.example",
+            "/%0d%0aSet-Cookie:a=b\n",
+            "@evil.example",
+        ],
+    )
     def test_login_never_leads_elsewhere(self, make_archive: Archive, target: str) -> None:
         archive = make_archive(LOGIN_SETTINGS)
         form = {"username": "admin", "password": "correct horse battery", "next": target}
         answer = archive.post("/login", form, headers={"Accept": "text/html"}, status=303)
         assert answer.headers["Location"] == "http://localhost/"
+        assert len(answer.headers.getall("Set-Cookie")) == 1
 
     def test_a_browser_is_led_to_the_login(self, make_archive: Archive) -> None:
         archive = make_archive(LOGIN_SETTINGS)
@@ -164,7 +302,14 @@ class TestFront:
         proxied = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6, 10.1.1.1"}
         archive.get("/studies", extra_environ=proxied)
         # Who is not trusted cannot choose its address.
-        archive.get("/studies", extra_environ={"REMOTE_ADDR": "10.9.9.9"})
+        for made_up in range(3):
+            chosen = {"REMOTE_ADDR": "10.9.9.9", "HTTP_X_FORWARDED_FOR": f"7.7.7.{made_up}"}
+            archive.get("/studies", extra_environ=chosen)
+        archive.get("/studies", extra_environ={**chosen, "HTTP_FORWARDED": "for=8.8.8.8"}, status=429)
+        # One address is one, also where the socket takes both kinds.
+        archive.get("/studies", extra_environ={"REMOTE_ADDR": "::ffff:10.9.9.9"}, status=429)
+        mapped = {**proxied, "REMOTE_ADDR": "::ffff:127.0.0.1", "HTTP_X_FORWARDED_FOR": "10.9.9.9"}
+        archive.get("/studies", extra_environ=mapped, status=429)
 
     def test_headers(self, make_archive: Archive) -> None:
         archive = make_archive({**LOGIN_SETTINGS, "http.hsts_seconds": 100})
@@ -174,6 +319,7 @@ class TestFront:
         vary = answer.headers["Vary"]
         assert "Authorization" in vary
         assert "Cookie" in vary
+        assert "X-Api-Key" in vary
         proxied = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "https"}
         secure = archive.get("/studies", extra_environ=proxied, status=401)
         assert secure.headers["Strict-Transport-Security"] == "max-age=100"
@@ -203,6 +349,12 @@ IN_A_STUDY = [
 ]
 
 
+def told(answer: Any) -> tuple[int, str, str]:
+    """What an answer says, but for what tells requests apart."""
+    text = re.sub(r'"request_id":"[0-9a-f]+"', "", answer.text)
+    return answer.status_int, text, answer.headers.get("ETag", "")
+
+
 @pytest.mark.parametrize(("template", "method", "operation"), IN_A_STUDY)
 def test_another_study_does_not_exist(
     guarded: Client, hidden: tuple[Headers, dict[str, str]], template: str, method: str, operation: Operation
@@ -212,6 +364,11 @@ def test_another_study_does_not_exist(
     path = re.sub(r"\{([^}]*)\}", lambda found: places.get(found[1], "1"), template)
     guarded.reset()
     answer = guarded.request(path, method=method, headers=stranger, expect_errors=True)
+    nowhere = path
+    for name in ("study_uid", "series_uid", "instance_uid"):
+        nowhere = nowhere.replace(places[name], f"{places[name][:60]}.1")
+    unknown = guarded.request(nowhere, method=method, headers=stranger, expect_errors=True)
+    assert told(answer) == told(unknown), "it is told apart from what is not there"
     if operation.permission is Permission.SEARCH and answer.status_int == 200:
         assert answer.body in (b"[]", b""), path
     elif operation.permission is Permission.ADMIN:

@@ -1,5 +1,7 @@
 """Reading the audit trail."""
 
+from urllib.parse import urlencode
+
 import falcon
 import orjson
 
@@ -41,7 +43,12 @@ class AuditResource:
         resp.content_type = offer.media
         if offer.media == FHIR:
             entries = [{"resource": to_audit_event(record, event_id=name[:64])} for name, record in found]
-            resp.data = orjson.dumps({"resourceType": "Bundle", "type": "searchset", "entry": entries})
+            url = req.context.address.root + req.path
+            links = [{"relation": "self", "url": f"{url}?{urlencode(parameters)}" if parameters else url}]
+            if cursor is not None:
+                links.append({"relation": "next", "url": f"{url}?{urlencode({**parameters, 'cursor': cursor})}"})
+            bundle = {"resourceType": "Bundle", "type": "searchset", "link": links}
+            resp.data = orjson.dumps(bundle | ({"entry": entries} if entries else {}))
         else:
             records = [record.as_json() for _, record in found]
             resp.data = orjson.dumps({"records": records, "cursor": cursor})

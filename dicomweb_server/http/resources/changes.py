@@ -1,13 +1,13 @@
 """The change feed (an extension): pages with a long poll, and server-sent events."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import falcon
 import orjson
 from falcon.typing import ReadableIO
 
-from dicomweb_server.errors import BadRequest
+from dicomweb_server.errors import BadRequest, Unauthenticated
 from dicomweb_server.http.params import first_parameter
 from dicomweb_server.services.changes import ChangeFeed, ChangePage, WaitingPlace, shown
 
@@ -21,10 +21,12 @@ NEWEST = "newest"
 
 
 class ChangesResource:
-    """What was stored, replaced, restored and removed, in order, each at least once."""
+    """What was stored, replaced, restored and removed, in order, each at least once. `admitted` says of a request that
+    has waited whether who asked may still ask."""
 
-    def __init__(self, feed: ChangeFeed) -> None:
+    def __init__(self, feed: ChangeFeed, *, admitted: Callable[[falcon.Request], bool]) -> None:
         self._feed = feed
+        self._admitted = admitted
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The changes behind a cursor. With `wait` the answer comes when there is one, or after that time."""
@@ -34,6 +36,8 @@ class ChangesResource:
         if wait:
             with self._feed.place():
                 page = self._feed.wait(after=after, limit=limit, seconds=wait)
+            if not self._admitted(req):
+                raise Unauthenticated("the login ended meanwhile; log in again")
         else:
             page = self._feed.read(after=after, limit=limit)
         base = req.context.address.dicomweb
@@ -57,7 +61,11 @@ class ChangesResource:
         resp.set_header("X-Accel-Buffering", "no")  # nginx
         place = self._feed.place()
         pages = self._feed.follow(
-            after=after, limit=DEFAULT_LIMIT, heartbeat_seconds=HEARTBEAT_SECONDS, seconds=EVENTS_SECONDS
+            after=after,
+            limit=DEFAULT_LIMIT,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+            seconds=EVENTS_SECONDS,
+            admitted=lambda: self._admitted(req),
         )
         resp.stream = cast(ReadableIO, _Events(pages, place, req.context.address.dicomweb))
 

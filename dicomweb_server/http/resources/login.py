@@ -9,7 +9,7 @@ import orjson
 
 from dicomweb_server.auth.gate import Gate, Granted
 from dicomweb_server.auth.rights import Identity
-from dicomweb_server.errors import BadRequest, NotFound, Unauthenticated
+from dicomweb_server.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from dicomweb_server.http.errors import answer_error
 from dicomweb_server.http.forms import read_fields
 from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE, Guard
@@ -69,6 +69,9 @@ class LoginResource:
         gate = self._on()
         fields = read_fields(req)
         page = "text/html" in (req.get_header("Accept") or "")
+        foreign = self._guard.is_foreign(req)
+        if foreign and page:
+            raise Forbidden("a page of another site may not log you in here")
         try:
             granted = self._login(req, gate, fields)
         except Unauthenticated as exc:
@@ -78,7 +81,8 @@ class LoginResource:
             else:
                 answer_error(req, resp, 401, exc.message, code=2, message=exc.message)
             return
-        self._set_session(req, resp, gate, granted)
+        if not foreign:
+            self._set_session(req, resp, gate, granted)
         if page:
             _redirect(resp, _root(req) + _local(fields.get("next")))
             return
@@ -96,6 +100,8 @@ class LoginResource:
     def on_logout(self, req: falcon.Request, resp: falcon.Response) -> None:
         """End the session: its tokens and its cookie are worth nothing from now on."""
         gate = self._on()
+        if self._guard.is_foreign(req):
+            raise Forbidden("a page of another site may not log you out here")
         session = None
         try:
             identity = self._guard.identify(req)

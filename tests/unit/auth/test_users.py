@@ -9,12 +9,15 @@ import pytest
 
 from dicomweb_server.__main__ import main
 from dicomweb_server.app import open_parts
+from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.auth import passwords
+from dicomweb_server.auth.expiry import purge_expired
 from dicomweb_server.auth.failures import Failures
 from dicomweb_server.auth.rights import Roles
 from dicomweb_server.auth.secret import server_secret
+from dicomweb_server.auth.sessions import Sessions
 from dicomweb_server.auth.users import Users
-from dicomweb_server.errors import BadRequest, ConfigError, TooManyRequests
+from dicomweb_server.errors import BadRequest, ConfigError, TooManyRequests, Unauthenticated
 from dicomweb_server.permissions import Permission
 from dicomweb_server.settings import load
 from dicomweb_server.storage.base import Storage
@@ -69,6 +72,13 @@ class TestCommand:
         assert self.run(tmp_path, "user", "enable", "walt") == 0
         assert self.run(tmp_path, "user", "remove", "walt") == 0
         assert Users(storage).find("walt") is None
+        # What was done here is in the audit trail, and by whom on this machine.
+        noted = [record for _, record in AuditTrail(storage).all({"action": "admin"})]
+        assert [record.what for record in noted] == [
+            f"user {action}" for action in ("add", "role", "access", "disable", "password", "enable", "remove")
+        ]
+        assert {(record.object_id, record.kind) for record in noted} == {("walt", "command")}
+        assert all(record.user for record in noted)
 
     @pytest.mark.parametrize(
         "words",
@@ -159,6 +169,38 @@ class TestFailures:
         with pytest.raises(TooManyRequests):
             failures.check("anna", "2001:db8::2")
         failures.check("anna", "2001:db8:0:1::1")
+
+    def test_waits_and_sessions_are_purged_when_they_are_over(self, storage: Storage) -> None:
+        now = [1000.0]
+        failures, sessions = Failures(storage, clock=lambda: now[0]), Sessions(storage, clock=lambda: now[0])
+        for _ in range(8):
+            failures.failed("anna", "10.0.0.1")
+        ended, _ = sessions.begin("anna", seconds=300)
+        sessions.end(ended.session_id)
+        old, _ = sessions.begin("walt", seconds=300)
+        kept, refresh = sessions.begin("rita", seconds=300)
+        assert purge_expired(storage, now=now[0], limit=10) == 0
+        now[0] += 200
+        sessions.renew(refresh)
+        now[0] += 101
+        assert purge_expired(storage, now=now[0], limit=1) == 2, "a wait and a session"
+        assert purge_expired(storage, now=now[0], limit=10) == 1
+        assert sessions.get(kept.session_id).user == "rita"
+        for gone in (ended, old):
+            assert list(storage.document_history(kind="session", document_id=gone.session_id)) == []
+            with pytest.raises(Unauthenticated):
+                sessions.get(gone.session_id)
+
+    def test_of_a_session_that_was_ended_nothing_is_kept(self, storage: Storage) -> None:
+        sessions = Sessions(storage)
+        session, refresh = sessions.begin("anna", seconds=300, facts={"id_token": "a token of the issuer"})
+        sessions.end(session.session_id)
+        versions = storage.document_history(kind="session", document_id=session.session_id)
+        assert "a token" not in str([version.body for version in versions])
+        with pytest.raises(Unauthenticated):
+            sessions.renew(refresh)
+        sessions.end(session.session_id)
+        sessions.end("unknown")
 
 
 class TestRoles:
