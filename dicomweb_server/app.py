@@ -29,6 +29,7 @@ from dicomweb_server.http.resources.audit import AuditResource
 from dicomweb_server.http.resources.bulkdata import BulkDataResource
 from dicomweb_server.http.resources.changes import ChangesResource
 from dicomweb_server.http.resources.description import DescriptionResource
+from dicomweb_server.http.resources.edit import EditResource
 from dicomweb_server.http.resources.frames import FramesResource
 from dicomweb_server.http.resources.health import HealthResource
 from dicomweb_server.http.resources.home import HomeResource
@@ -48,8 +49,9 @@ from dicomweb_server.http.resources.wado_uri import WadoUriResource
 from dicomweb_server.http.routes import TABLE, Place, Resources
 from dicomweb_server.http.table import mount
 from dicomweb_server.metrics import Metrics
-from dicomweb_server.opening import check_linking, ingest_of, open_parts
+from dicomweb_server.opening import check_linking, editor_of, ingest_of, open_parts
 from dicomweb_server.services.changes import ChangeFeed
+from dicomweb_server.services.edit import Edit
 from dicomweb_server.services.frame_cache import ResultCache
 from dicomweb_server.services.hooks import COUNTED, Hook, Hooks
 from dicomweb_server.services.images import Images
@@ -71,7 +73,7 @@ __all__ = ["Application", "WsgiApp", "create_app", "open_parts"]
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-# Stored bytes of one UID never change where other bytes are refused; a viewer need not ask twice.
+# Pixels of one UID never change where other bytes are refused, also not by an edit; a viewer need not ask twice.
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 
@@ -117,7 +119,8 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
     hooks = Hooks(storage, _hooks(settings))
     retention = Retention(bin_days=settings.remove.retention_days, replaced_days=settings.remove.replaced_days)
     login = open_login(settings, storage)
-    release = Release(storage, blobs, retention, chores=[login.purge])
+    editor = editor_of(settings, storage, blobs)
+    release = Release(storage, blobs, retention, chores=[login.purge], resume=editor.resume)
 
     def queues() -> dict[str, int]:
         waiting = {f"hook {name}": length for name, length in hooks.waiting().items()}
@@ -155,7 +158,8 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         watch=metrics.codec_task,
     )
     places = _prefixes(settings)
-    resources = _resources(settings, scoped, blobs, pool, places, feed, metrics, login, guard, release)
+    edit = Edit(scoped, editor, whole=storage, would_see=scoped.would_see)
+    resources = _resources(settings, scoped, blobs, pool, places, feed, metrics, login, guard, release, edit)
     for place, prefixes in places.items():
         for prefix in prefixes:
             mount(app, TABLE[place], prefix, resources)
@@ -194,6 +198,7 @@ def _resources(
     login: Login,
     guard: Guard,
     release: Release,
+    edit: Edit,
 ) -> Resources:
     retrieve = Retrieve(storage, blobs)
 
@@ -243,6 +248,7 @@ def _resources(
         metrics=MetricsResource(metrics),
         statistics=StatisticsResource(storage),
         link_folder=LinkFolderResource(LinkFolder(ingest, settings.links.folders), lambda: check_linking(settings)),
+        edit=EditResource(edit),
         recycle=RecycleBinResource(RecycleBin(storage), released=release.wake),
         description=DescriptionResource(
             TABLE[Place.DICOMWEB],

@@ -1,6 +1,7 @@
 """One entry of the audit trail, and the three forms in which others read it: JSON, a DICOM audit message (PS3.15 A.5),
 a FHIR AuditEvent."""
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class AuditRecord:
     """What somebody did, or tried.
 
     time: UTC, as ISO 8601 with milliseconds; of reads the first of the minute. count: how many requests it stands for.
-    what: method and route. object_id: what an administrator changed.
+    what: method and route. object_id: what an administrator changed. reason: why, in the words of who edited.
     """
 
     time: str
@@ -58,6 +59,7 @@ class AuditRecord:
     status: int = 0
     count: int = 1
     request_id: str = ""
+    reason: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -113,6 +115,9 @@ def to_message(record: AuditRecord, *, host: str) -> bytes:
                 ParticipantObjectTypeCodeRole="3",
             )
             _coded(found, "ParticipantObjectIDTypeCode", *kind_of)
+            if record.reason:
+                value = b64encode(record.reason.encode()).decode()
+                SubElement(found, "ParticipantObjectDetail", type="Reason", value=value)
     if record.patient_id:
         found = SubElement(
             root,
@@ -167,6 +172,8 @@ def to_audit_event(record: AuditRecord, *, event_id: str) -> dict[str, Any]:
     }
     if (kind := _type(record)) is not None:
         event["subtype"] = [_coding("http://dicom.nema.org/resources/ontology/DCM", *kind)]
+    if record.reason:
+        event["purposeOfEvent"] = [{"text": record.reason}]
     return event | ({"entity": entities} if entities else {})
 
 

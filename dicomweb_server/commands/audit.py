@@ -65,6 +65,7 @@ def _line(form: str, name: str, record: AuditRecord) -> str:
     if form == "xml":
         return to_message(record, host=socket.gethostname()).decode()
     times = f" x{record.count}" if record.count > 1 else ""
+    reason = f": {record.reason}" if record.reason else ""
     about = " ".join(filter(None, (record.patient_id, record.study_uid, record.object_id)))
     who = f"{record.user or '-'}@{record.address or '-'}"
-    return f"{record.time} {record.outcome:<7} {record.action:<8} {who} {about} [{record.what}]{times}"
+    return f"{record.time} {record.outcome:<7} {record.action:<8} {who} {about} [{record.what}]{times}{reason}"

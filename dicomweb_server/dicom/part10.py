@@ -98,7 +98,12 @@ def read_header(file: BinaryIO, size: int | None = None, *, inflated_limit_bytes
 def inflate(file: BinaryIO, *, limit_bytes: int = INFLATED_LIMIT_BYTES) -> BinaryIO:
     """The inflated data set of a file with a deflated transfer syntax, at its beginning: what the offsets of its layout
     count in. A temporary file where it is large; the caller closes it. Raises BadDicom."""
-    window = Window(read_at(file), size_of(file))
+    return inflate_from(read_at(file), size_of(file), limit_bytes=limit_bytes)
+
+
+def inflate_from(read: ReadAt, size: int, *, limit_bytes: int = INFLATED_LIMIT_BYTES) -> BinaryIO:
+    """As `inflate`, of a file that is read by a function."""
+    window = Window(read, size)
     return _inflated(window, _read_meta(window).end, limit_bytes)
 
 

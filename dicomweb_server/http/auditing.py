@@ -25,6 +25,7 @@ _LOGINS = {
 }
 _OBJECTS = ("name", "key_id", "share_id", "resource_id")
 _NOT_OF_PATIENTS = frozenset({Permission.PUBLIC, Permission.METRICS})
+_CHANGES = frozenset({Permission.DELETE, Permission.EDIT})
 _DENIALS = frozenset({401, 403, 429})
 
 
@@ -55,7 +56,7 @@ class AuditWitness:
     def sees_coming(self, req: falcon.Request, operation: Operation) -> None:
         """Whose data is about to go: afterwards nobody could tell."""
         study_uid = _study_of(getattr(req.context, "fields", {}))
-        if operation.permission is Permission.DELETE and study_uid:
+        if operation.permission in _CHANGES and study_uid:
             req.context.audited_patient = self._trail.patient_of(study_uid)
         steps: list[_Step] = []
 
@@ -97,6 +98,7 @@ class AuditWitness:
             object_id=next((fields[name] for name in _OBJECTS if fields.get(name)), "")[:128],
             status=resp.status_code,
             request_id=context.request_id,
+            reason=getattr(context, "reason", ""),
         )
         for study_uid in getattr(context, "studies", ()) or (_study_of(fields),):
             self._trail.note(replace(whole, study_uid=study_uid[:64]))

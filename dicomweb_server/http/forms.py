@@ -24,7 +24,7 @@ def read_fields(req: falcon.Request) -> Mapping[str, str]:
     for name, _ in query_parameters(req) if req.query_string else ():
         if name.lower() in _NEVER_IN_URLS:
             raise BadRequest(f"send the {name} in the payload, not in the URL: URLs are kept in logs and histories")
-    data = _payload(req)
+    data = payload(req)
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     if not data:
         return {}
@@ -37,7 +37,8 @@ def read_fields(req: falcon.Request) -> Mapping[str, str]:
     raise UnsupportedMedia(f"the payload is {FORM} or {JSON}")
 
 
-def _payload(req: falcon.Request) -> bytes:
+def payload(req: falcon.Request) -> bytes:
+    """A small payload, whole; empty where there is none. Raises TooLarge."""
     chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
     if not chunked and not req.content_length:
         return b""

@@ -63,6 +63,7 @@ class Resources:
     statistics: Any
     link_folder: Any
     recycle: Any
+    edit: Any
     viewer: Any
     fhir: Any
     login: Any
@@ -115,6 +116,16 @@ def _retrieve(
 
 def _delete(summary: str) -> Operation:
     return Operation(responder="objects.on_delete", summary=summary, permission=Permission.DELETE, statuses=(204,))
+
+
+def _edit(responder: str, summary: str) -> Operation:
+    return Operation(
+        responder=f"edit.{responder}",
+        summary=summary,
+        permission=Permission.EDIT,
+        takes=(JSON, DICOM_JSON),
+        gives=(JSON,),
+    )
 
 
 def _public(responder: str, summary: str, gives: tuple[str, ...], takes: tuple[str, ...] = ()) -> Operation:
@@ -235,11 +246,13 @@ DICOMWEB: tuple[Route, ...] = (
         STUDY,
         get=_retrieve("objects.on_get", "Retrieve a study", (MULTIPART_DICOM, MULTIPART_OCTETS, ZIP), query.ARCHIVE),
         post=_store("Store instances of one study"),
+        patch=_edit("on_patch", "Edit attributes of patient and study, with a reason; versions before are kept"),
         delete=_delete("Delete a study"),
     ),
     route(
         SERIES,
         get=_retrieve("objects.on_get", "Retrieve a series", (MULTIPART_DICOM, MULTIPART_OCTETS, ZIP), query.ARCHIVE),
+        patch=_edit("on_patch", "Edit attributes of a series, with a reason; versions before are kept"),
         delete=_delete("Delete a series"),
     ),
     route(
@@ -305,6 +318,18 @@ DICOMWEB: tuple[Route, ...] = (
             gives=(JSON,),
         ),
     ),
+    # Edits
+    route(
+        STUDY + "/edits",
+        get=Operation(
+            responder="edit.on_get",
+            summary="The edits of a study: when, by whom, why",
+            permission=Permission.EDIT,
+            gives=(JSON,),
+        ),
+    ),
+    route("/patients/merge", post=_edit("on_post_merge", "Make all studies of one patient those of another")),
+    route(SERIES + "/move", post=_edit("on_post_move", "Move a series to another study")),
     # The recycle bin
     route(
         "/bin",

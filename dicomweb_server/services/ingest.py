@@ -101,7 +101,13 @@ class IngestLimits:
 
 
 def record_of_file(
-    header: Header, blob: Blob, *, layout: bytes, layout_blob: str | None, metadata: bytes | None = None
+    header: Header,
+    blob: Blob,
+    *,
+    layout: bytes,
+    layout_blob: str | None,
+    metadata: bytes | None = None,
+    replaces: str | None = None,
 ) -> InstanceRecord:
     """The record of a file that is kept. `layout_blob`: where the layout lies if not in the record; `metadata` where it
     is packed already."""
@@ -116,6 +122,7 @@ def record_of_file(
         blob=blob,
         layout=b"" if layout_blob is not None else layout,
         layout_blob=layout_blob,
+        replaces=replaces,
     )
 
 
@@ -128,6 +135,7 @@ class _Pending:
     size_bytes: int
     layout: bytes
     name: str
+    replaces: str | None
 
 
 class Ingest:
@@ -139,14 +147,17 @@ class Ingest:
         self._limits = limits
         self._space = space
 
-    def begin(self, *, study_uid: str | None = None, expected_bytes: int = 0) -> "IngestRequest":
+    def begin(self, *, study_uid: str | None = None, expected_bytes: int = 0, at_once: int = 1) -> "IngestRequest":
         """A request to store several instances; with `study_uid` all must belong to that study.
 
-        expected_bytes: how much will come, as far as that is known. Raises StorageFull where it does not fit.
+        expected_bytes: how much will come, as far as that is known. at_once: so many become visible together, where the
+        storage can do that. Raises StorageFull where it does not fit.
         """
         if self._space is not None:
             self._space.require(expected_bytes)
-        return IngestRequest(self._storage, self._blobs, limits=self._limits, study_uid=study_uid, space=self._space)
+        return IngestRequest(
+            self._storage, self._blobs, limits=self._limits, study_uid=study_uid, space=self._space, at_once=at_once
+        )
 
 
 class IngestRequest:
@@ -160,23 +171,29 @@ class IngestRequest:
         limits: IngestLimits,
         study_uid: str | None,
         space: Space | None = None,
+        at_once: int = 1,
     ) -> None:
         self._storage = storage
         self._blobs = blobs
         self._limits = limits
         self._study_uid = study_uid
         self._space = space
+        self._at_once = at_once
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
+        self._kept: list[tuple[_Pending, InstanceRecord]] = []
         self._name = ""
+        self._replaces: str | None = None
         self.report = Report()
 
-    def add(self, chunks: Iterable[bytes | memoryview], *, name: str = "") -> None:
+    def add(self, chunks: Iterable[bytes | memoryview], *, name: str = "", replaces: str | None = None) -> None:
         """Take one Part 10 file. A file that cannot be kept is a `Refused` in the report, which has its name.
 
-        Raises what `chunks` raises (a broken envelope) and StorageUnavailable, StorageFull: then nothing of it is kept.
+        replaces: as in `InstanceRecord`. Raises what `chunks` raises (a broken envelope) and StorageUnavailable,
+        StorageFull: then nothing of it is kept.
         """
         self._name = name
+        self._replaces = replaces
         pieces = iter(_without_preamble(chunks) if self._limits.wipe_preamble else chunks)
         head, ended = _beginning(pieces)
         header = None
@@ -235,11 +252,18 @@ class IngestRequest:
 
     def finish(self) -> Report:
         """Commit what is pending; everything accepted in the report is durable and visible when this returns."""
-        self._commit()
+        self._keep_pending()
+        self._show()
         return self.report
 
     def abandon(self) -> None:
         """Take back all that is not committed. Safe at any time, also after `finish`."""
+        self._discard_pending()
+        kept, self._kept = self._kept, []
+        with contextlib.suppress(StorageError):  # else they are orphans, which `check` finds
+            self._blobs.delete(keys=[key for _, record in kept for key in _blob_keys(record)])
+
+    def _discard_pending(self) -> None:
         for item in self._pending:
             item.staged.discard()
         self._pending.clear()
@@ -286,7 +310,9 @@ class IngestRequest:
 
     def _commit_when_full(self) -> None:
         if len(self._pending) >= BATCH_INSTANCES or self._pending_bytes >= BATCH_BYTES:
-            self._commit()
+            self._keep_pending()
+            if len(self._kept) >= self._at_once:
+                self._show()
 
     def _receive(self, chunks: Iterable[bytes | memoryview], file: BinaryIO) -> tuple[str, int]:
         if self._limits.wipe_preamble:
@@ -322,7 +348,9 @@ class IngestRequest:
         else:
             metadata = pack_metadata(header.attributes)
             layout = header.layout.pack()
-            self._pending.append(_Pending(staged, header, metadata, sha256, size_bytes, layout, self._name))
+            self._pending.append(
+                _Pending(staged, header, metadata, sha256, size_bytes, layout, self._name, self._replaces)
+            )
             self._pending_bytes += size_bytes
 
     def _refuse(
@@ -347,28 +375,45 @@ class IngestRequest:
             )
         )
 
-    def _commit(self) -> None:
+    def _keep_pending(self) -> None:
+        """Make what is pending durable."""
         if not self._pending:
             return
         try:
-            records = self._keep()
-            outcomes = self._store(records)
+            self._kept += zip(self._pending, self._keep(), strict=True)
         except StorageError as exc:
             if not self.report.accepted:
                 raise
-            # Earlier batches are stored: their acknowledgement must reach the client.
-            reason = OUT_OF_RESOURCES if isinstance(exc, StorageFull | StorageUnavailable) else PROCESSING_FAILURE
-            for item in self._pending:
-                self._refuse(reason, exc.message, item.header, name=item.name)
-        else:
-            for item, record, outcome in zip(self._pending, records, outcomes, strict=True):
-                self._decide(item, record, outcome)
-            if self._space is not None:
-                self._space.took(self._pending_bytes)
-            unused = (o.stored in (Stored.SAME, Stored.REFUSED) for o in outcomes)
-            self._blobs.delete(keys=[k for r, free in zip(records, unused, strict=True) if free for k in _blob_keys(r)])
+            self._lose(self._pending, exc)
         finally:
-            self.abandon()
+            self._discard_pending()
+
+    def _show(self) -> None:
+        """Make visible what is durable."""
+        kept, self._kept = self._kept, []
+        if not kept:
+            return
+        try:
+            outcomes = self._store([record for _, record in kept])
+        except StorageError as exc:
+            if not self.report.accepted:
+                raise
+            self._lose([item for item, _ in kept], exc)
+            return
+        for (item, record), outcome in zip(kept, outcomes, strict=True):
+            self._decide(item, record, outcome)
+        if self._space is not None:
+            self._space.took(sum(item.size_bytes for item, _ in kept))
+        unused = (outcome.stored in (Stored.SAME, Stored.REFUSED) for outcome in outcomes)
+        self._blobs.delete(
+            keys=[key for (_, record), free in zip(kept, unused, strict=True) if free for key in _blob_keys(record)]
+        )
+
+    def _lose(self, items: Iterable[_Pending], exc: StorageError) -> None:
+        """Earlier batches are stored, and their acknowledgement must reach the client: these are refused."""
+        reason = OUT_OF_RESOURCES if isinstance(exc, StorageFull | StorageUnavailable) else PROCESSING_FAILURE
+        for item in items:
+            self._refuse(reason, exc.message, item.header, name=item.name)
 
     def _keep(self) -> list[InstanceRecord]:
         """Make the files durable, and beside them the layouts that are too large for a record."""
@@ -394,6 +439,7 @@ class IngestRequest:
                 metadata=item.metadata,
                 layout=item.layout,
                 layout_blob=layout_keys.get(index),
+                replaces=item.replaces,
             )
             for index, item in enumerate(self._pending)
         ]

@@ -1,5 +1,5 @@
 """What nothing needs any more is deleted in the background: what was in the bin for long enough, older versions, and
-the files that nothing refers to. Of all processes one at a time does it.
+the files that nothing refers to. Of all processes one at a time does it. Edits that were interrupted are finished, too.
 
 Every step can be done again: a process that dies leaves the rest in the bin or in the queue, for the next one.
 """
@@ -53,7 +53,9 @@ class Release:
         clock: Callable[[], float] = time.time,
         look_every_seconds: float = LOOK_EVERY_SECONDS,
         first_look_seconds: float = FIRST_LOOK_SECONDS,
+        resume: Callable[[], object] = lambda: None,
     ) -> None:
+        self._resume = resume
         self._storage = storage
         self._blobs = blobs
         self._retention = retention
@@ -87,6 +89,7 @@ class Release:
             self._wanted.clear()
             try:
                 self.step()
+                self._resume()
             except VersionConflict:
                 pass  # another process was quicker
             except DicomwebError as exc:

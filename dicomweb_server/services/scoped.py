@@ -8,14 +8,15 @@ The bin is open only to who sees all studies: those in it are not there to be co
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 
+from dicomweb_server.dicom.attributes import Attributes
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Has, Not, Term, parse_term
+from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Has, Not, Term, matches, parse_term
 from dicomweb_server.errors import BadRequest, Forbidden, NotFound
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
@@ -95,6 +96,10 @@ class ScopedStorage(Storage):
         """Whether the study exists for the one who asks."""
         terms = _terms.get()
         return not terms or self._matches(terms, study_uid)
+
+    def would_see(self, attributes: Attributes, changed: Set[str]) -> bool:
+        """Whether a study that they see would go on to exist for them with these attributes, of which some changed."""
+        return all(term.path[0] not in changed or matches(term, attributes) for term in _terms.get())
 
     def _matches(self, terms: Terms, study_uid: str) -> bool:
         key, now = (terms, study_uid), self._clock()

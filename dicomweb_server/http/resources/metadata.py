@@ -56,6 +56,17 @@ class MetadataResource:
             send_json_list(req, resp, _items(found, base, fields), media=offer.media)
 
 
+def metadata_tags(req: falcon.Request, version: str) -> list[str]:
+    """The entity tags that whole metadata of this version can have, whatever form a client got it in."""
+    address = req.context.address.dicomweb
+    return [
+        tag(version, base, offer.media, coding, "")
+        for base in (address, _path(address))
+        for offer in _OFFERS
+        for coding in ("gzip", "identity")
+    ]
+
+
 def _items(found: Iterable[Metadata], base: str, fields: tuple[Path, ...]) -> Iterator[bytes]:
     replacement = b'"BulkDataURI":"' + base.encode() + b"/"
     for metadata in found:
