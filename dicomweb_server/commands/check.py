@@ -6,8 +6,8 @@ from contextlib import closing
 
 import orjson
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.commands.progress import ProgressLine, bar
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.check import ASIDE, Check, CheckProgress, Finding, Problem
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import Storage

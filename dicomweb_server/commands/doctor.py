@@ -13,6 +13,8 @@ from dicomweb_server.doctor.target import Target
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.settings import Settings
 
+EXAMPLE = "doctor http://localhost:5985/dicom-web --store"
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe what the command takes."""

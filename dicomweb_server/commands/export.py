@@ -4,8 +4,8 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.export import Export, ExportProgress
 from dicomweb_server.settings import Settings
 

@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.dicom.attributes import Attributes, patient_key
 from dicomweb_server.dicom.part10 import read_header
 from dicomweb_server.dicom.uids import is_uid
@@ -21,6 +20,7 @@ from dicomweb_server.fhir.reading import Reading
 from dicomweb_server.fhir.search import Search
 from dicomweb_server.fhir.values import Json
 from dicomweb_server.fhir.views import Address, Views
+from dicomweb_server.opening import open_parts
 from dicomweb_server.settings import Settings
 
 EXAMPLE = "fhir export image.dcm"

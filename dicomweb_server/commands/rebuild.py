@@ -3,8 +3,8 @@
 import argparse
 from contextlib import closing
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.commands.progress import Pace, ProgressLine, bar
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.rebuild import Rebuild, Rebuilt
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.records import Stored

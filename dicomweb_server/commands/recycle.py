@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.commands.progress import MEGABYTE
 from dicomweb_server.commands.restore import scope_in_bin
 from dicomweb_server.errors import BadRequest
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.recycle import RecycleBin, moment_of, shown, text_of
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.settings import Settings

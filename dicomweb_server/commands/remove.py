@@ -3,8 +3,8 @@
 import argparse
 from contextlib import closing
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.errors import NotFound
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.settings import Settings

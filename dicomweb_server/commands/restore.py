@@ -3,10 +3,10 @@
 import argparse
 from contextlib import closing
 
-from dicomweb_server.app import open_parts
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, NotFound
+from dicomweb_server.opening import open_parts
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.recycle import RecycleBin
 from dicomweb_server.settings import Settings

@@ -12,6 +12,7 @@ from dicomweb_server.settings import Settings
 from dicomweb_server.viewer import installed, registry
 from dicomweb_server.viewer.unpack import is_version
 
+EXAMPLE = "viewer install --data /srv/dicom"
 MEGABYTE = 1_000_000
 TELL_EVERY_SECONDS = 0.2
 TELL_EVERY_PERCENT = 20

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
-
+from dicomweb_server.dicom import dictionary
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import BadRequest
 
@@ -79,10 +78,7 @@ _KEYWORDS = {
 
 
 def _tag(keyword: str) -> str:
-    number = tag_for_keyword(keyword)
-    if number is None:
-        raise ValueError(f"{keyword} is not in pydicom's dictionary")
-    return f"{number:08X}"
+    return f"{dictionary.TAGS[keyword]:08X}"
 
 
 _LEVELS = {_tag(keyword): level for level, keywords in _KEYWORDS.items() for keyword in keywords.split()}
@@ -243,7 +239,7 @@ def resolve(name: str) -> Path:
 def _resolve_part(part: str) -> str:
     if _TAG.fullmatch(part):
         return part.upper()
-    number = keyword_dict.get(part) if part else None
+    number = dictionary.TAGS.get(part)
     if number is not None:
         return f"{number:08X}"
     raise BadRequest(f"{_shown(part)} is no attribute: give a DICOM keyword or eight hex digits{_nearest(part)}")
@@ -267,7 +263,7 @@ def _nearest(part: str) -> str:
 
 @cache
 def _lower_keywords() -> dict[str, str]:
-    return {keyword.lower(): keyword for keyword in keyword_dict if keyword}
+    return {keyword.lower(): keyword for keyword in dictionary.TAGS}
 
 
 @lru_cache(maxsize=8192)
@@ -279,13 +275,10 @@ def vr_of(tag: str) -> str:
     number = int(tag, 16)
     if number >> 16 & 1:
         return "UN"
-    try:
-        return str(dictionary_VR(number))[:2]
-    except KeyError:
-        return "UN"
+    return (dictionary.vr(number) or "UN")[:2]
 
 
 @lru_cache(maxsize=8192)
 def keyword_of(tag: str) -> str:
     """The keyword by the dictionary; "" for private and unknown attributes."""
-    return keyword_for_tag(int(tag, 16))
+    return dictionary.keyword(int(tag, 16))

@@ -6,8 +6,6 @@ Never fails: what cannot be decoded becomes U+FFFD, and a note says so.
 import re
 from typing import Final
 
-from pydicom.charset import python_encoding
-
 ESCAPE: Final = b"\x1b"
 
 TEXT_DELIMITERS: Final = re.compile(rb"[\\\r\n\f\t]")
@@ -15,13 +13,35 @@ NAME_DELIMITERS: Final = re.compile(rb"[\\^=\r\n\f\t]")
 
 _DEFAULT: Final = "latin-1"  # the default repertoire is ASCII; what lies above is most often Latin-1
 _CODECS: Final[dict[str, str]] = {
-    **python_encoding,
-    "ISO 2022 IR 58": "gb2312",
-    "ISO_IR 203": "iso8859_15",
-    "ISO 2022 IR 203": "iso8859_15",
+    **{
+        f"{prefix} {number}": codec
+        for prefix in ("ISO_IR", "ISO 2022 IR")
+        for number, codec in (
+            (6, _DEFAULT),
+            (13, "shift_jis"),
+            (100, _DEFAULT),
+            (101, "iso8859_2"),
+            (109, "iso8859_3"),
+            (110, "iso8859_4"),
+            (126, "iso8859_7"),
+            (127, "iso8859_6"),
+            (138, "iso8859_8"),
+            (144, "iso8859_5"),
+            (148, "iso8859_9"),
+            (166, "tis_620"),
+            (203, "iso8859_15"),
+        )
+    },
     "": _DEFAULT,
-    "ISO_IR 6": _DEFAULT,
-    "ISO 2022 IR 6": _DEFAULT,
+    "ISO 2022 IR 58": "gb2312",
+    "ISO 2022 IR 87": "iso2022_jp",
+    "ISO 2022 IR 149": "euc_kr",
+    "ISO 2022 IR 159": "iso2022_jp_2",
+    "ISO_IR 192": "utf-8",
+    "GB18030": "gb18030",
+    "GBK": "gbk",
+    "ISO 2022 GBK": "gbk",
+    "ISO 2022 58": "gb2312",
 }
 CHARACTER_SETS: Final = tuple(sorted(name for name in _CODECS if re.match("ISO_IR|ISO 2022 IR|GB", name)))
 """The defined terms that are read."""
@@ -39,6 +59,7 @@ _MISSPELT: Final = {
     "US-ASCII": "ISO_IR 6",
 }
 _ISO_IR = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?([0-9]{1,3})")
+_DEFAULT_NAMES: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 _STAND_ALONE: Final = frozenset({"ISO_IR 192", "GBK", "GB18030", "ISO 2022 GBK"})
 
 # Escape sequences of PS3.3 Tables C.12-3 and C.12-4, without the ESC.
@@ -86,12 +107,13 @@ class Notes:
 class Charset:
     """The character set of one data set, from the bytes of (0008,0005); empty bytes mean the default repertoire."""
 
-    __slots__ = ("_extensible", "_first", "_notes")
+    __slots__ = ("_extensible", "_first", "_is_default", "_notes")
 
     def __init__(self, value: bytes, notes: Notes) -> None:
         known = known_names(value, notes)
         self._notes = notes
         self._first = _CODECS[known[0]]
+        self._is_default = known[0] in _DEFAULT_NAMES
         self._extensible = known[0] not in _STAND_ALONE
 
     def decode(self, value: bytes, delimiters: re.Pattern[bytes]) -> str:
@@ -132,7 +154,7 @@ class Charset:
         Where the first set is the default repertoire, bytes above 127 mean nothing after a delimiter: writers that
         forgot to repeat the escape sequence mean the set that was in force.
         """
-        delimiter = delimiters.search(run) if high != self._first != _DEFAULT else None
+        delimiter = delimiters.search(run) if high != self._first and not self._is_default else None
         if delimiter is None:
             return self._run(run, high), high
         place = delimiter.start()

@@ -10,8 +10,6 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Final, Protocol
 
-from pydicom.valuerep import format_number_as_ds
-
 from dicomweb_server.dicom.json_model import ALL_VRS, LONG_VRS, LUT_DESCRIPTORS, NUMBER_FORMATS, UTF8, WORD_BYTES
 from dicomweb_server.dicom.plans import UNDEFINED
 from dicomweb_server.errors import BadDicom
@@ -26,6 +24,8 @@ _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _CHARSET_TAG: Final = "00080005"
 _SINGLE_VALUED: Final = frozenset({"LT", "ST", "UR", "UT"})
 _COPY_BYTES: Final = 1 << 20
+_LONGEST_DECIMAL: Final = 16
+_MOST_DIGITS: Final = 15  # that 16 characters can hold, with a point
 
 
 class BulkPart(Protocol):
@@ -252,7 +252,10 @@ def _decimal_string(value: Any) -> str:
     if isinstance(value, str):
         return value
     text = repr(_real(value)).removesuffix(".0")
-    return text if len(text) <= 16 else format_number_as_ds(float(value))
+    digits = _MOST_DIGITS
+    while len(text) > _LONGEST_DECIMAL:
+        text, digits = f"{value:.{digits}g}", digits - 1
+    return text
 
 
 def _integer_string(value: Any) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from pydicom.datadict import private_dictionary_VR
-
+from dicomweb_server.dicom import dictionary
 from dicomweb_server.dicom.charset import ESCAPE, Charset, Notes
 from dicomweb_server.dicom.fragments import Fragments, scan
 from dicomweb_server.dicom.json_model import (
@@ -418,10 +417,7 @@ def private_vr(attributes: Attributes, key: str) -> str:
     if tag & 0x10000 == 0 or tag & 0xFFFF < 0x1000:
         return "UN"
     creator = first_value(attributes, f"{key[:4]}00{key[4:6]}")
-    try:
-        return private_dictionary_VR(tag, creator) if isinstance(creator, str) else "UN"
-    except KeyError:
-        return "UN"
+    return dictionary.private_vr(tag, creator) or "UN" if isinstance(creator, str) else "UN"
 
 
 def _shown(key: str) -> str:

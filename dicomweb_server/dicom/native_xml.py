@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from xml.sax.saxutils import escape, quoteattr
 
-from pydicom.datadict import dictionary_has_tag, dictionary_keyword
+from dicomweb_server.dicom.dictionary import public_keyword
 
 NAMESPACE: Final = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 
@@ -40,7 +40,7 @@ def _names(attributes: _Elements, tag: str) -> str:
     """The keyword of a public tag, the creator of a private one."""
     number = int(tag, 16)
     if number & 0x10000 == 0:
-        keyword = dictionary_keyword(number) if dictionary_has_tag(number) else ""
+        keyword = public_keyword(number)
         return f" keyword={_quoted(keyword)}" if keyword else ""
     creators = attributes.get(f"{tag[:4]}00{tag[4:6]}", {}).get("Value")
     if number & 0xFFFF <= 0xFF or not creators or not isinstance(creators[0], str):

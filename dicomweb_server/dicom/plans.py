@@ -6,8 +6,7 @@ Tag and VR repeat in every file, so what they imply is computed once and looked 
 import struct
 from typing import Final, NamedTuple
 
-from pydicom.datadict import dictionary_VR
-
+from dicomweb_server.dicom import dictionary
 from dicomweb_server.dicom.charset import Charset
 from dicomweb_server.dicom.json_model import (
     ALL_VRS,
@@ -63,10 +62,7 @@ def public_vr(tag: int) -> str:
     """The VR of the public dictionary, "UN" where it has none; private creators are LO (PS3.5 7.8.1)."""
     if tag & 0x10000:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
-    try:
-        return dictionary_VR(tag)
-    except KeyError:
-        return "UN"
+    return dictionary.vr(tag) or "UN"
 
 
 def kind_of(vr: str) -> int:

@@ -4,20 +4,28 @@ import shlex
 
 import pytest
 
-from dicomweb_server.__main__ import main
+from dicomweb_server.__main__ import COMMANDS, main
 
 KEEPING = ("backup", "restore-backup", "check", "migrate", "rebuild", "export")
 
 
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shlex.split(_example(_help(name, capsys)))[0] == name
+
+
 @pytest.mark.parametrize("name", KEEPING)
-def test_help_has_an_example_and_the_exit_status(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_the_exit_status(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Exit status: 0" in _help(name, capsys)
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
+        main(["--help"])
     assert caught.value.code == 0
-    told = capsys.readouterr().out
-    example = " ".join(told.rpartition("Example: dicomweb-server ")[2].split())
-    assert shlex.split(example)[0] == name
-    assert "Exit status: 0" in told
+    told = " ".join(capsys.readouterr().out.split())
+    for command in COMMANDS:
+        assert f" {command.name} {command.summary}" in told
 
 
 @pytest.mark.parametrize("name", KEEPING)
@@ -25,3 +33,14 @@ def test_wrong_usage(name: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main([name, "--no-such-option"])
     assert caught.value.code == 2
+
+
+def _help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def _example(told: str) -> str:
+    return " ".join(told.rpartition("Example: dicomweb-server ")[2].split())
