@@ -47,6 +47,7 @@ COMMANDS = (
     Command("export", "export", "write studies to a folder or a zip, with a DICOMDIR"),
     Command("import", "import_files", "store the DICOM files of folders and zips"),
     Command("watch", "watch", "store the files that others put into a folder"),
+    Command("edit", "edit", "correct attributes, merge patients, move series; with a reason"),
     Command("remove", "remove", "put studies, series or instances into the recycle bin"),
     Command("restore", "restore", "bring back what was removed"),
     Command("bin", "recycle", "list what was removed, or delete it for good"),

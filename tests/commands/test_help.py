@@ -6,7 +6,7 @@ import pytest
 
 from dicomweb_server.__main__ import COMMANDS, main
 
-KEEPING = ("backup", "restore-backup", "check", "migrate", "rebuild", "export")
+KEEPING = ("backup", "restore-backup", "check", "migrate", "rebuild", "export", "edit")
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
