@@ -60,9 +60,12 @@ class Web:
             )
             try:
                 body = answer.read(MAX_ANSWER_BYTES + 1)
+                if len(body) > MAX_ANSWER_BYTES:
+                    answer.close()  # the rest would be the beginning of the next answer
+                    raise IssuerUnavailable("the login service answers with more than can be read here")
             finally:
                 answer.release_conn()
-            if answer.status >= 500 or answer.status in (301, 302, 303, 307, 308, 404) or len(body) > MAX_ANSWER_BYTES:
+            if answer.status >= 500 or answer.status in (301, 302, 303, 307, 308, 404):
                 raise IssuerUnavailable(f"the login service answers with status {answer.status}")
             return answer.status, orjson.loads(body)
         except (urllib3.exceptions.HTTPError, OSError) as exc:

@@ -1,5 +1,9 @@
 """Logging in and out, users, keys, and the paths of older servers."""
 
+import statistics
+import time
+
+import argon2
 import pytest
 
 from tests.http.conftest import Archive, Client
@@ -101,6 +105,37 @@ class TestTokens:
         right = {"username": ADMIN, "password": PASSWORD}
         guarded.post_json("/login", right, extra_environ=here, status=429)
         guarded.post_json("/login", right, extra_environ=elsewhere)
+
+    def test_no_name_is_told_by_the_time_it_takes(self, guarded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever is asked for, one password is verified, at the same cost. Compared by medians, as the machine may be
+        busy: what tells names apart is tens of times quicker."""
+        add_user(guarded, "gone", "reader")
+        guarded.put_json("/api/users/gone", {"disabled": True}, headers=admin(guarded))
+        verified: list[str] = []
+        verify = argon2.PasswordHasher.verify
+
+        def counted(hasher: argon2.PasswordHasher, kept: str, password: str) -> bool:
+            verified.append(kept.rpartition("$")[0].rpartition("$")[0])
+            return verify(hasher, kept, password)
+
+        monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+        took: dict[str, list[float]] = {ADMIN: [], "nobody": [], "gone": []}
+        for turn in range(5):
+            for by_header in (False, True):
+                for user, times in took.items():
+                    where = {"REMOTE_ADDR": f"10.1.{turn}.{len(verified) + 1}"}
+                    header = basic(user, "a wrong guess") if by_header else {}
+                    began = time.perf_counter()
+                    if by_header:
+                        guarded.get("/studies", headers=header, extra_environ=where, status=401)
+                    else:
+                        guess = {"username": user, "password": "a wrong guess"}
+                        guarded.post_json("/login", guess, extra_environ=where, status=401)
+                    times.append(time.perf_counter() - began)
+        assert len(verified) == 30
+        assert len(set(verified)) == 1  # the parameters of argon2id, before salt and digest
+        medians = sorted(statistics.median(times) for times in took.values())
+        assert medians[-1] < 3 * medians[0]
 
 
 class TestOlderPaths:

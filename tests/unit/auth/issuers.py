@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,6 +16,7 @@ from jwt.algorithms import RSAAlgorithm
 
 REALM = "/realms/test"
 CLIENT = "dicomweb-server"
+HUGE = 2 * 1024 * 1024
 
 
 def new_key() -> RSAPrivateKey:
@@ -25,11 +26,14 @@ def new_key() -> RSAPrivateKey:
 
 @dataclass
 class Issuer:
-    """An issuer. `down` makes it answer 503; `asked` are the paths that were asked for."""
+    """An issuer. `down` makes it answer 503; `asked` are the paths that were asked for. `moved` is a path that leads
+    elsewhere by a redirect, `huge` one that it answers with the key set and two megabytes of blanks."""
 
     url: str = ""
     keys: dict[str, RSAPrivateKey] = field(default_factory=dict)
     down: bool = False
+    moved: str = ""
+    huge: str = ""
     asked: list[str] = field(default_factory=list)
     active: bool = True
     answer: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +76,12 @@ def running() -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             issuer.asked.append(self.path)
+            if self.path == issuer.moved:
+                self.send_response(302)
+                self.send_header("Location", f"{issuer.url}/certs")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             pages = {
                 f"{REALM}/.well-known/openid-configuration": {
                     "issuer": issuer.url,
@@ -83,7 +93,8 @@ def running() -> Iterator[Issuer]:
                 },
                 f"{REALM}/certs": issuer.key_set(),
             }
-            self.send(503 if issuer.down else 200, pages[self.path])
+            page = pages.get(self.path, issuer.key_set())
+            self.send(503 if issuer.down else 200, page, blanks=HUGE if self.path == issuer.huge else 0)
 
         def do_POST(self) -> None:
             issuer.asked.append(self.path)
@@ -95,12 +106,13 @@ def running() -> Iterator[Issuer]:
                 refused = issuer.down or "error" in issuer.answer
                 self.send(503 if issuer.down else 400 if refused else 200, issuer.answer)
 
-        def send(self, status: int, body: Any) -> None:
-            data = json.dumps(body).encode()
+        def send(self, status: int, body: Any, *, blanks: int = 0) -> None:
+            data = json.dumps(body).encode() + b" " * blanks
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # who asked need not read a huge answer to its end
+                self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
             """Nothing."""

@@ -270,6 +270,52 @@ class TestJwt:
         with pytest.raises(Unauthenticated):
             login.bearer(self.token(key, "PS256"))
 
+    def published(self, parts: Parts, issuer: Issuer, page: str = "certs") -> LocalLogin:
+        settings = {"issuer": issuer.url, "audience": CLIENT, "jwks_url": f"{issuer.url}/{page}"}
+        return LocalLogin.from_settings(settings={**settings, "roles_claims": ["realm_access.roles"]}, parts=parts)
+
+    def test_a_key_set(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        login = self.published(parts, issuer)
+        hour = int(time.time()) + 3600
+        old = issuer.token(exp=hour)
+        for _ in range(3):
+            assert login.bearer(old).roles == ("reader",)
+        assert issuer.asked == ["/realms/test/certs"]
+        with pytest.raises(Unauthenticated):
+            login.bearer(issuer.token(aud="another"))
+        issuer.keys["two"] = new_key()
+        clock.ahead = 11
+        new = issuer.token(kid="two", exp=hour)
+        assert login.bearer(new).name == "rita"  # rotated: asked once more
+        assert len(issuer.asked) == 2
+        del issuer.keys["one"]
+        clock.ahead = 322
+        with pytest.raises(Unauthenticated):
+            login.bearer(old)
+
+    def test_a_key_set_that_cannot_be_had(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        day = int(time.time()) + 40 * 3600
+        login = self.published(parts, issuer)
+        issuer.down = True
+        with pytest.raises(IssuerUnavailable):
+            login.bearer(issuer.token(exp=day))
+        issuer.down, clock.ahead = False, 11
+        login.bearer(issuer.token(exp=day))
+        issuer.down, clock.ahead = True, 20 * 3600
+        login.bearer(issuer.token(exp=day))  # cached keys go on for a day
+        clock.ahead = 25 * 3600
+        with pytest.raises(IssuerUnavailable):
+            login.bearer(issuer.token(exp=day))
+
+    @pytest.mark.parametrize("trick", ["moved", "huge"])
+    def test_a_key_set_behind_a_redirect_or_without_end(self, parts: Parts, issuer: Issuer, trick: str) -> None:
+        login = self.published(parts, issuer, "odd")
+        assert login.bearer(issuer.token()).name == "rita"
+        setattr(issuer, trick, "/realms/test/odd")
+        with pytest.raises(IssuerUnavailable):
+            self.published(parts, issuer, "odd").bearer(issuer.token())
+        assert issuer.asked == ["/realms/test/odd"] * 2  # the redirect was not followed
+
     @pytest.mark.parametrize(
         "settings",
         [
