@@ -111,11 +111,16 @@ class Editor:
         Raises StorageError.
         """
         done = 0
+        failure: StorageError | None = None
         for document in self.intents.open():
             try:
                 done += self._go_on(document)
             except Conflict:
                 continue  # somebody works on it
+            except StorageError as exc:  # the others may fare better
+                failure = failure or exc
+        if failure is not None:
+            raise failure
         return done
 
     def _go_on(self, document: Document) -> bool:

@@ -1,6 +1,7 @@
 """Editing over HTTP: new versions with what was there kept, and the old ones to come back."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -10,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from tests.http.conftest import Archive, Client
 from tests.http.identities import LOGIN_SETTINGS, add_user, bearer, log_in
-from tests.samples import instance, url
+from tests.samples import instance, part10, url
 
 REASON = "wrong patient chosen at the console"
 
@@ -126,6 +127,32 @@ def test_only_what_was_read_is_edited(archive: Client, study: list[Dataset]) -> 
     assert len(read(archive, study[0]).OriginalAttributesSequence) == 2
 
 
+def test_what_was_kept_is_asked_for_again(archive: Client, study: list[Dataset]) -> None:
+    """Where known instances are refused, browsers keep pixels for a year; an edit changes all but those."""
+    file = f"/wado?requestType=WADO&studyUID={study[0].StudyInstanceUID}&seriesUID={study[0].SeriesInstanceUID}"
+    file += f"&objectUID={study[0].SOPInstanceUID}"
+    picture = f"{url(study[0])}/rendered"
+    for path in (
+        f"{file}&contentType=application/dicom",
+        f"{file}&annotation=patient",
+        f"{picture}?annotation=patient",
+    ):
+        assert archive.get(path).headers["Cache-Control"] == "private, no-cache"
+    assert "immutable" in archive.get(picture).headers["Cache-Control"]
+
+
+def test_a_linked_file_is_never_changed(make_archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    archive, ds = make_archive({"links.folders": [str(folder)]}), instance()
+    (folder / "1.dcm").write_bytes(part10(ds))
+    before = (folder / "1.dcm").stat()
+    archive.post(f"/linkFolder?path={folder}")
+    assert archive.patch_json(f"/studies/{ds.StudyInstanceUID}", body(PatientID="P2")).json["edited"] == 1
+    assert read(archive, ds).PatientID == "P2"
+    assert ((folder / "1.dcm").read_bytes(), (folder / "1.dcm").stat()) == (part10(ds), before)
+
+
 class TestMerge:
     def test_two_patients_become_one(self, archive: Client, study: list[Dataset]) -> None:
         archive.store(instance(PatientID="P1", StudyDate="20250101"), instance(PatientID="P9", PatientName="Roe^Jane"))
@@ -161,6 +188,7 @@ class TestMove:
         source = f"/studies/{study[0].StudyInstanceUID}"
         path = f"{source}/series/{study[0].SeriesInstanceUID}/move"
         asked = {"study_uid": str(target.StudyInstanceUID), "reason": REASON}
+        before = archive.get(source + "/metadata").headers["ETag"]
         answer = archive.post_json(path, asked).json
         assert (answer["edited"], answer["study_uid"]) == (2, target.StudyInstanceUID)
         archive.get(url(study[0]), headers={"Accept": "application/dicom"}, status=404)
@@ -169,7 +197,9 @@ class TestMove:
         assert {item["00100020"]["Value"][0] for item in found} == {"P9"}
         assert {item["00080050"]["Value"][0] for item in found} == {"A9"}
         assert {item["00081030"]["Value"][0] for item in found} == {"Right"}
-        assert len(archive.get(source + "/metadata").json) == 1
+        left = archive.get(source + "/metadata")
+        assert len(left.json) == 1
+        assert left.headers["ETag"] != before
         archive.post_json(path, asked, status=404)
 
     def test_to_a_new_study_and_the_whole_of_one(self, archive: Client, study: list[Dataset]) -> None:

@@ -77,6 +77,7 @@ class RenderedResource:
         cache: str = REVALIDATE,
     ) -> None:
         etag = tag("rendered", __version__, identity, offer.media, str(offer.multipart), options.identity())
+        cache = cache if stays(offer.media, options) else REVALIDATE
         if offer.multipart:
             parts = self._parts(instances, offer.media, options, frames=frames, base=req.context.address.dicomweb)
             send_multipart(req, resp, parts, media=offer.media, etag=etag, cache=cache, ahead=PICTURES_AHEAD)
@@ -107,6 +108,11 @@ class RenderedResource:
                     yield OutPart(content_type=_labelled(media), payload=payload, location=_location(shown, base))
         if not some:
             raise failure
+
+
+def stays(media: str, options: PictureOptions) -> bool:
+    """Whether it shows pixels only. What shows text of the header is another one after an edit."""
+    return media.startswith(("image/", "video/")) and not options.annotation
 
 
 def send_rendered(

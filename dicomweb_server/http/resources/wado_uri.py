@@ -9,10 +9,10 @@ from dicomweb_server import __version__
 from dicomweb_server.dicom.media import AcceptRange, Offer, choose, parse_accept
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest
-from dicomweb_server.http.answers import send_payload, tag
+from dicomweb_server.http.answers import REVALIDATE, send_payload, tag
 from dicomweb_server.http.params import frame_numbers
 from dicomweb_server.http.resources.frames import FramesResource, check_frames, converted_offers, frame_offers
-from dicomweb_server.http.resources.rendered import picture_parameters, send_rendered
+from dicomweb_server.http.resources.rendered import picture_parameters, send_rendered, stays
 from dicomweb_server.services.images import Images
 from dicomweb_server.services.picture_options import URI_NAMES, uri_options
 from dicomweb_server.services.pictures import Kind, Pictures
@@ -101,7 +101,7 @@ class WadoUriResource:
                     raise
         resp.set_header("Content-Disposition", f'attachment; filename="{stored.instance_uid}.dcm"')
         etag = tag(stored.blob.sha256, stored.instance_uid, syntax)
-        send_payload(req, resp, payload, content_type=DICOM, etag=etag, cache=self._cache)
+        send_payload(req, resp, payload, content_type=DICOM, etag=etag, cache=REVALIDATE)
 
     # Frames
 
@@ -142,7 +142,8 @@ class WadoUriResource:
             return self._pictures.made(shown, media, options)
 
         etag = tag("wado", __version__, stored.blob.sha256, identity, str(frames), media, options.identity())
-        send_rendered(req, resp, make, media=media, etag=etag, cache=self._cache)
+        cache = self._cache if stays(media, options) else REVALIDATE
+        send_rendered(req, resp, make, media=media, etag=etag, cache=cache)
 
     def _presentation_state(self, instance: Instance, parameters: Mapping[str, str]) -> Instance | None:
         """The presentation state to apply, which is in the study of the image (PS3.18 9.1.2.2)."""

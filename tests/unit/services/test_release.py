@@ -1,5 +1,6 @@
 """What nothing needs any more is deleted, by one process at a time, and no sooner than the settings say."""
 
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -154,3 +155,12 @@ def test_the_thread_is_woken_and_ends(storage: Storage, blobs: BlobStore) -> Non
     thread.close()
     assert not thread._thread.is_alive()
     assert files(blobs) == set()
+
+
+def test_the_thread_finishes_what_was_interrupted(storage: Storage, blobs: BlobStore) -> None:
+    resumed = threading.Event()
+    thread = Release(storage, blobs, Retention(bin_days=7, replaced_days=0), resume=resumed.set)
+    thread.start()
+    thread.wake()
+    assert resumed.wait(30)
+    thread.close()
