@@ -18,7 +18,7 @@ from dicomweb_server.codec.decode import Decoded, native_bytes, values_alone
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.syntaxes import encodable, require_encoder
 from dicomweb_server.dicom.uids import is_encapsulated
-from dicomweb_server.errors import CodecError
+from dicomweb_server.errors import NotAcceptable
 
 __all__ = ["DEFAULT_QUALITY", "Encoded", "encodable", "encode_frame"]
 
@@ -36,7 +36,8 @@ def encode_frame(decoded: Decoded, transfer_syntax_uid: str, *, quality: int = D
     """Encode a decoded frame.
 
     quality: 1 to 100, of lossy syntaxes: the quality of JPEG; of JPEG 2000 a ratio of (105 - quality) / 2; of
-    JPEG-LS a largest error of (100 - quality) / 5. Raises MissingCodec where there is no encoder for such pixels.
+    JPEG-LS a largest error of (100 - quality) / 5. Raises MissingCodec where there is no encoder for such pixels,
+    NotAcceptable where it does not take these: CharLS none that become much larger, as noise of a few pixels does.
     """
     if not is_encapsulated(transfer_syntax_uid):
         return Encoded(native_bytes(decoded), decoded.description)
@@ -50,10 +51,11 @@ def encode_frame(decoded: Decoded, transfer_syntax_uid: str, *, quality: int = D
         raise
     except BaseException as exc:  # a panic of a plug-in in Rust is no Exception
         name = syntaxes.name_of(transfer_syntax_uid)
-        raise CodecError(f"the pixels cannot be encoded as {name}") from exc
+        raise NotAcceptable(f"these pixels cannot be encoded as {name}") from exc
 
 
 def _by_pydicom(decoded: Decoded, transfer_syntax_uid: str, quality: int) -> Encoded:
+    """By pydicom's plug-ins, save GDCM: its encoder of RLE ends the process on images of few pixels."""
     array, description = decoded
     options: dict[str, Any] = {
         "rows": description.rows,
@@ -71,8 +73,15 @@ def _by_pydicom(decoded: Decoded, transfer_syntax_uid: str, quality: int) -> Enc
     elif transfer_syntax_uid == syntaxes.JPEG_LS_NEAR:
         options["jls_error"] = max(1, (100 - quality) // 5)
     encoder = get_encoder(UID(transfer_syntax_uid))
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return Encoded(bytes(encoder.encode(np.ascontiguousarray(native), **options)), description)
+    native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    plugins = [name for name in encoder.available_plugins if name != "gdcm"]
+    failure: Exception | None = None
+    for plugin in plugins:
+        try:
+            return Encoded(bytes(encoder.encode(native, encoding_plugin=plugin, **options)), description)
+        except (RuntimeError, ValueError, NotImplementedError) as exc:
+            failure = exc
+    raise failure or RuntimeError("no plug-in is there")
 
 
 def _ratio(quality: int) -> float:

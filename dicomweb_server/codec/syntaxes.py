@@ -43,18 +43,21 @@ _MODULES: Final = {
 """Modules whose package has another name."""
 
 _OPENJPEG: Final = ("pylibjpeg", "openjpeg")
+_HALVED_5_TIMES: Final = 1 << 5
+"""OpenJPEG's encoder takes no image with fewer rows or columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Syntax:
     """decoders, encoders: sets of modules, each of which is enough; the first is what to install. bits: the most Bits
-    Stored that are encoded."""
+    Stored that are encoded. side: the fewest rows and columns."""
 
     name: str
     decoders: tuple[tuple[str, ...], ...]
     encoders: tuple[tuple[str, ...], ...] = ()
     bits: int = 16
     signed: bool = True
+    side: int = 1
 
 
 _SYNTAXES: Final = {
@@ -65,8 +68,10 @@ _SYNTAXES: Final = {
     JPEG_LOSSLESS_SV1: _Syntax("JPEG Lossless (Process 14, first-order prediction)", (("gdcm",),)),
     JPEG_LS: _Syntax("JPEG-LS Lossless", (("jpeg_ls",), ("gdcm",)), (("jpeg_ls",),)),
     JPEG_LS_NEAR: _Syntax("JPEG-LS Near-lossless", (("jpeg_ls",), ("gdcm",)), (("jpeg_ls",),), signed=False),
-    JPEG_2000_LOSSLESS: _Syntax("JPEG 2000 Lossless", (_OPENJPEG, ("gdcm",), ("PIL",)), (_OPENJPEG,)),
-    JPEG_2000: _Syntax("JPEG 2000", (_OPENJPEG, ("gdcm",), ("PIL",)), (_OPENJPEG,)),
+    JPEG_2000_LOSSLESS: _Syntax(
+        "JPEG 2000 Lossless", (_OPENJPEG, ("gdcm",), ("PIL",)), (_OPENJPEG,), side=_HALVED_5_TIMES
+    ),
+    JPEG_2000: _Syntax("JPEG 2000", (_OPENJPEG, ("gdcm",), ("PIL",)), (_OPENJPEG,), side=_HALVED_5_TIMES),
     HTJ2K_LOSSLESS: _Syntax("HTJ2K Lossless", (_OPENJPEG, ("imagecodecs",)), (("imagecodecs",),)),
     HTJ2K_LOSSLESS_RPCL: _Syntax("HTJ2K Lossless RPCL", (_OPENJPEG, ("imagecodecs",)), (("imagecodecs",),)),
     HTJ2K: _Syntax("HTJ2K", (_OPENJPEG, ("imagecodecs",))),
@@ -111,6 +116,7 @@ def encodable(transfer_syntax_uid: str, description: PixelDescription | None = N
         and description.bits_stored <= syntax.bits
         and (syntax.signed or not description.signed)
         and description.samples in (1, 3)
+        and min(description.rows, description.columns) >= syntax.side
         and (transfer_syntax_uid not in LOSSY or description.photometric_interpretation != "PALETTE COLOR")
     )
 
@@ -140,8 +146,9 @@ def require_encoder(transfer_syntax_uid: str, description: PixelDescription) -> 
         raise MissingCodec(missing(transfer_syntax_uid, encoder=True))
     if not encodable(transfer_syntax_uid, description):
         raise MissingCodec(
-            f"{description.bits_stored}-bit {description.photometric_interpretation} pixels of this kind cannot be "
-            f"encoded as {name_of(transfer_syntax_uid)}"
+            f"{description.columns} x {description.rows} {description.bits_stored}-bit "
+            f"{description.photometric_interpretation} pixels of this kind cannot be encoded as "
+            f"{name_of(transfer_syntax_uid)}"
         )
 
 

@@ -11,7 +11,7 @@ from dicomweb_server.codec import syntaxes
 from dicomweb_server.codec.decode import Decoded, decode_frame
 from dicomweb_server.codec.encode import encodable, encode_frame
 from dicomweb_server.codec.pixels import PixelDescription
-from dicomweb_server.errors import MissingCodec
+from dicomweb_server.errors import MissingCodec, NotAcceptable
 
 ROWS, COLUMNS = 48, 64
 
@@ -108,9 +108,24 @@ def test_pixels_at_the_high_end_of_their_cells_are_moved_down() -> None:
         (PixelDescription(1, 1, bits_allocated=1, bits_stored=1, high_bit=0), syntaxes.JPEG_LS),
         (PixelDescription(1, 1, photometric_interpretation="PALETTE COLOR"), syntaxes.JPEG_2000),
         (PixelDescription(1, 1), syntaxes.JPEG_LOSSLESS_SV1),
+        (PixelDescription(31, 64), syntaxes.JPEG_2000),
     ],
 )
 def test_what_cannot_be_encoded_is_said_so(description: PixelDescription, uid: str) -> None:
     assert not encodable(uid, description)
     with pytest.raises(MissingCodec):
         encode_frame(Decoded(np.zeros((1, 1), "u1"), description), uid)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (10, 10), (31, 40), (33, 32)])
+@pytest.mark.parametrize("uid", [uid for uid in syntaxes.COMPRESSED if encodable(uid)])
+def test_noise_of_any_size_is_encoded_or_refused(shape: tuple[int, int], uid: str) -> None:
+    values = np.random.default_rng(1).integers(0, 256, shape, dtype="u1")
+    description = PixelDescription(*shape)
+    try:
+        encoded = encode_frame(Decoded(values, description), uid)
+    except (MissingCodec, NotAcceptable):
+        assert min(shape) < 32
+        return
+    back = decode_frame(encoded.description, uid, encoded.data)
+    assert uid in syntaxes.LOSSY or np.array_equal(back.array, values)
