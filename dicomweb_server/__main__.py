@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DicomwebError as exc:
         print(f"{PROGRAM}: {exc.message}", file=sys.stderr)
         return 1
+    except OSError as exc:  # of files that a command names or writes beside the archive
+        print(f"{PROGRAM}: {exc.strerror or exc}: {exc.filename or 'a file'}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

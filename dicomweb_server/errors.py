@@ -143,6 +143,11 @@ class StorageUnavailable(StorageError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class OutcomeUnknown(StorageUnavailable):
+    """The storage failed in the middle of committing: later it may turn out to be done, or not. The same request may be
+    sent again; nothing that it may refer to may be deleted."""
+
+
 class StorageFull(StorageUnavailable):
     """No space is left (PS3.18 Table I.2-2, failure reason A700)."""
 

@@ -158,7 +158,7 @@ class Documents:
                 "_id": _current_id(kind, document_id),
                 "version": (int(current["version"]) if current is not None else 0) + 1,
                 "attempt": attempt,
-                "changed_at": self._clock.next(),
+                "changed_at": self._clock.next(after=int(current["changed_at"]) if current is not None else 0),
                 "deleted": deleted,
                 **_content(kind, document_id, body, terms),
             }

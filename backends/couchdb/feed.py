@@ -54,11 +54,18 @@ class Feed:
 
     def newest(self) -> str | None:
         """As `Storage.newest_change`."""
-        rows = self._records.view("history/feed", startkey=[keys.END], descending=True, limit=1, reduce=False)
+        rows = self._newest()
         if not rows:
             return None
         key = rows[0]["key"]
         return _change(rows[0], self._count(_low(int(key[0])), key[:2])).cursor
+
+    def last_number(self) -> int:
+        """The largest number of all entries; 0 when there are none."""
+        return max((int(row["key"][0]) for row in self._newest()), default=0)
+
+    def _newest(self) -> list[Json]:
+        return self._records.view("history/feed", startkey=[keys.END], descending=True, limit=1, reduce=False)
 
     def _resume(self, cursor: str) -> tuple[list[Any], int]:
         found = _CURSOR.fullmatch(cursor)

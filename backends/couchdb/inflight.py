@@ -47,7 +47,7 @@ class InFlight:
 
     def _tell(self) -> None:
         known, age = set(self._document["studies"]), time.time() - self._document["at"]
-        if known.issuperset(self._busy) and age < TRUSTED_SECONDS:
+        if known.issuperset(self._busy) and abs(age) < TRUSTED_SECONDS:
             return
         for _ in range(_TRIES):
             wanted = {**self._document, "studies": sorted(self._busy), "at": int(time.time())}
@@ -76,5 +76,5 @@ class InFlight:
 
     def forget(self, document: Json) -> None:
         """Delete the entry of a process that is surely dead."""
-        if time.time() - document["at"] > ABANDONED_SECONDS:
+        if abs(time.time() - document["at"]) > ABANDONED_SECONDS:
             self._records.delete([document])

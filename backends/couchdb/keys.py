@@ -63,18 +63,29 @@ def newest_day(date: str) -> str:
 
 
 class Clock:
-    """Numbers for the order of storing and changing: microseconds since 1970 by this machine's clock, each larger than
-    the one before. They fit a double, so that views can reduce them. Across machines they are as good as the clocks."""
+    """Numbers for the order of storing and changing: microseconds since 1970, each larger than the one before. They fit
+    a double, so that views can reduce them. They follow this machine's clock when it is set forward, and go on as if
+    nothing had happened when it is set back. Across machines they are as good as the clocks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        self._ahead = 0  # of the clock that nobody can set
 
     def next(self, after: int = 0) -> int:
         """A new number, larger than `after`."""
         with self._lock:
-            self._last = max(self._last + 1, time.time_ns() // 1000)
+            self._follow(time.time_ns() // 1000)
+            self._last = max(self._last + 1, time.monotonic_ns() // 1000 + self._ahead)
             return max(self._last, after + 1)
+
+    def go_on_from(self, number: int) -> None:
+        """All numbers from now on are larger: it was given before this process began."""
+        with self._lock:
+            self._follow(number)
+
+    def _follow(self, number: int) -> None:
+        self._ahead = max(self._ahead, number + 1 - time.monotonic_ns() // 1000)
 
 
 def new_attempt() -> str:

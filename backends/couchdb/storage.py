@@ -54,7 +54,7 @@ class _Parts:
     """What an open storage is made of."""
 
     def __init__(self, server: Server) -> None:
-        clock = keys.Clock()
+        self.clock = clock = keys.Clock()
         self.server = server
         self.records, self.archive = server.database(), server.database(ARCHIVE)
         others = server.database(DOCUMENTS)
@@ -109,6 +109,7 @@ class CouchStorage(Storage):
             with database.opening():
                 server.connect()
                 parts = _Parts(server)
+                parts.clock.go_on_from(parts.feed.last_number())
                 parts.repair.run()
                 parts.bin.sweep()
         except BaseException:

@@ -6,6 +6,7 @@ only puts files into directories that exist already. `....link` is a link to a f
 """
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -44,6 +45,18 @@ def _find_begin_writing() -> Callable[[int], None]:
 
 
 _begin_writing = _find_begin_writing()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """As `disk_errors`; what the disk cannot read of a file is damaged, however well the others are."""
+    with disk_errors():
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise StorageCorrupt("A file of the archive cannot be read: the disk gives an error.") from error
+            raise
 
 
 class StagedFile(StagedBlob):
@@ -179,7 +192,7 @@ class FileBlobStore(LinkingBlobStore):
     def read(self, *, key: str, start: int, length: int) -> bytes:
         descriptor = self._opened(key)
         try:
-            with disk_errors():
+            with _reading():
                 data = _read_exactly(descriptor, start, length)
         finally:
             os.close(descriptor)
@@ -235,7 +248,7 @@ class FileBlobStore(LinkingBlobStore):
 
     def _opened(self, key: str) -> int:
         path = self._place(key)
-        with disk_errors():
+        with _reading():
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError as error:
@@ -307,7 +320,7 @@ class _OpenChunks(Iterator[bytes]):
             self.close()
             raise StopIteration
         wanted = _CHUNK_BYTES if self._left is None else min(_CHUNK_BYTES, self._left)
-        with disk_errors():
+        with _reading():
             data = os.pread(self._file.fileno(), wanted, self._position)
         if not data:
             self.close()

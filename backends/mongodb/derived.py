@@ -36,7 +36,7 @@ NUMBERS = {
     Level.SERIES: ("n_instances",),
 }
 _TRIES = 200
-_STATE = {"v": 1, "epoch": 1, "patient": 1, "n_studies": 1, "n_series": 1, "n_instances": 1}
+_STATE = {"v": 1, "epoch": 1, "changed_at": 1, "patient": 1, "n_studies": 1, "n_series": 1, "n_instances": 1}
 _BELOW = {"attributes": 1, "places": 1, "n_series": 1, "n_instances": 1, **dict.fromkeys(SETS, 1)}
 _SEEN = {**_STATE, **_BELOW, "newest": 1}
 
@@ -235,7 +235,8 @@ class Ascent:
                 {"_id": key, "epoch": self._seen[level][key]["epoch"]},
                 {
                     "$inc": {name: change.numbers[name] for name in NUMBERS[level]},
-                    "$set": {"v": new_token(), "changed_at": clock_digits(now_in_milliseconds())},
+                    "$set": {"v": new_token()},
+                    "$max": {"changed_at": clock_digits(now_in_milliseconds())},  # also where the clock was set back
                 },
             )
             for key, change in changes.items()
@@ -301,7 +302,8 @@ class Ascent:
         same = {"_id": identity, "v": old["v"] if old else ""}
         if new is None:
             return collection.delete_one(same).deleted_count == 1
-        return collection.replace_one(same, new).matched_count == 1
+        later = {"changed_at": max(new["changed_at"], old.get("changed_at", "") if old else "")}
+        return collection.replace_one(same, {**new, **later}).matched_count == 1
 
     def _series(self, identity: str) -> Doc | None:
         study_uid, _, series_uid = identity.partition("/")

@@ -54,13 +54,14 @@ class Documents:
                 raise NotFound("there is no such document")
             if expected_version is not None and expected_version != (0 if gone or old is None else old["version"]):
                 raise VersionConflict("The document changed since the version that was expected.")
+            now = now_in_milliseconds()
             document = Document(
                 kind=kind,
                 document_id=document_id,
                 version=(old["version"] if old else 0) + 1,
                 body=None,
                 keys=keys,
-                changed_at=now_in_milliseconds(),
+                changed_at=max(now, old["changed_at"]) if old else now,  # also where the clock was set back
                 deleted=deleted,
             )
             new = _doc(document, data)

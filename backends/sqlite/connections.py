@@ -14,7 +14,7 @@ import orjson
 
 from backends.sqlite import schema
 from dicomweb_server.dicom.matching import Term, matches, sort_key
-from dicomweb_server.errors import StorageCorrupt, StorageError, StorageFull, StorageUnavailable
+from dicomweb_server.errors import OutcomeUnknown, StorageCorrupt, StorageError, StorageFull, StorageUnavailable
 from dicomweb_server.storage.records import SchemaState
 
 _IDLE = 32
@@ -77,6 +77,17 @@ class Connection(sqlite3.Connection):
 
 def _inflated(data: bytes) -> Any:
     return orjson.loads(zlib.decompress(data, -15))
+
+
+def _commit(connection: Connection) -> None:
+    """When the disk fails here, the transaction may stand in the log as a whole. It is void once another one is written
+    in its place; whoever opens the file before that finds it done."""
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+            raise OutcomeUnknown("The disk of the index failed during a write, which may be done or not.") from error
+        raise
 
 
 class Connections:
@@ -150,7 +161,7 @@ class Connections:
                     connection.execute(begin)
                 yield connection
                 if begin is not None:
-                    connection.execute("COMMIT")
+                    _commit(connection)
             finally:
                 if connection.in_transaction:
                     connection.rollback()

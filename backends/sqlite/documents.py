@@ -32,16 +32,19 @@ def put(
 ) -> Document:
     """As `Storage.put_document`; a deletion is a version without keys."""
     row = connection.execute(
-        "SELECT version, deleted FROM document WHERE kind = ? AND id = ?", (kind, document_id)
+        "SELECT version, d.deleted, v.changed_at FROM document d "
+        "LEFT JOIN document_version v USING (kind, id, version) WHERE kind = ? AND id = ?",
+        (kind, document_id),
     ).fetchone()
-    version, gone = row or (0, True)
+    version, gone, before = row or (0, True, 0)
     if deleted and gone:
         raise NotFound("there is no such document")
     if expected_version is not None and expected_version != (0 if gone else version):
         raise VersionConflict("The document changed since the version that was expected.")
     version += 1
     new = (kind, document_id, version, deleted)
-    write(connection, new, changed_at=microseconds(), keys=keys, body=body)
+    changed_at = max(microseconds(), (before or 0) + 1)  # also where the clock was set back
+    write(connection, new, changed_at=changed_at, keys=keys, body=body)
     return get(connection, kind=kind, document_id=document_id, version=version)
 
 

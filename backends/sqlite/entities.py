@@ -235,7 +235,9 @@ def _insertion(table: str, names: tuple[str, ...]) -> str:
 
 @cache
 def _updating(table: str, names: tuple[str, ...]) -> str:
-    return f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"  # noqa: S608
+    # Where the clock was set back, what changed is not older than before.
+    assigned = ("changed_at = max(changed_at, ?)" if name == "changed_at" else f"{name} = ?" for name in names)
+    return f"UPDATE {table} SET {', '.join(assigned)} WHERE id = ?"  # noqa: S608
 
 
 def _text(value: Any) -> str:

@@ -326,11 +326,13 @@ class Unit(Rows):
         )
 
     def _put_in_bin(self, instance_id: int, uid: str) -> None:
+        # Behind what was removed of it before, also where the clock was set back: the last one is restored.
+        (before,) = self.connection.execute("SELECT max(binned_at) FROM binned WHERE uid = ?", (uid,)).fetchone()
         self.connection.execute(
             "INSERT INTO binned (id, uid, study_uid, series_uid, sop_class, transfer_syntax, stored_at, blob_key, "
             f"size_bytes, sha256, layout_blob, layout, metadata, binned_at) SELECT ?, {_OLD}, ? {_FROM_INSTANCE} "
             "WHERE i.id = ?",
-            (instance_id, self.now, instance_id),
+            (instance_id, max(self.now, (before or 0) + 1), instance_id),
         )
         self.connection.execute("UPDATE replaced SET binned = ? WHERE uid = ? AND binned IS NULL", (instance_id, uid))
 

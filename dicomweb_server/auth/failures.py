@@ -43,7 +43,8 @@ class Failures:
         """Raise TooManyRequests while this user from this address, or this address, has to wait."""
         now = self._clock()
         until = max(self._until(key, now) for key in _keys(user, address))
-        if until > now:
+        # A wait that is longer than any was earned by a clock that has been set back since.
+        if 0 < until - now <= LONGEST_WAIT_SECONDS:
             seconds = int(until - now) + 1
             raise TooManyRequests(
                 f"too many failed logins from this address; try again in {seconds} s", retry_after_seconds=seconds
@@ -78,7 +79,7 @@ class Failures:
     def _until(self, key: str, now: float) -> float:
         with self._lock:
             until, read = self._waits.get(key, (0.0, 0.0))
-        if until > now or now - read < REREAD_SECONDS:
+        if until > now or abs(now - read) < REREAD_SECONDS:
             return until
         try:
             until = float(self._storage.get_document(kind=KIND, document_id=key).body["until"])

@@ -39,6 +39,7 @@ STATUS: dict[type[errors.DicomwebError], int] = {
     errors.IssuerUnavailable: 503,
     errors.StorageError: 500,
     errors.StorageUnavailable: 503,
+    errors.OutcomeUnknown: 503,
     errors.StorageFull: 503,
     errors.StorageCorrupt: 500,
     errors.LinkBroken: 500,
@@ -62,9 +63,9 @@ def handle_our_error(
 ) -> None:
     """Answer one of our own errors."""
     status = status_of(exc)
-    hidden = status == 500 and not isinstance(exc, errors.LinkBroken)
+    hidden = status == 500 and not isinstance(exc, errors.StorageCorrupt)
     if status >= 500 and not isinstance(exc, errors.Busy):
-        traceback = exc if hidden else None
+        traceback = exc if status == 500 and not isinstance(exc, errors.LinkBroken) else None
         _log.error("%s", exc.message, exc_info=traceback, extra={"request_id": req.context.request_id})
     details: dict[str, object] = {}
     if isinstance(exc, errors.NotAcceptable) and exc.offered:

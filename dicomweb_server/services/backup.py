@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +37,7 @@ FORMAT = 1
 _MARK = "backup.json"
 _SUFFIX = ".jsonl.gz"
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+_TIME = "%Y%m%dT%H%M%SZ"
 _THREADS = 4
 _ENTRIES_AT_ONCE = 64
 _LEVEL = 1  # of the compression: metadata is deflated already
@@ -156,16 +157,15 @@ class Backup:
         self._folder = folder
         self._told = told
         self._verify = verify
+        self._changed: set[Path] = set()
 
     def run(self) -> BackedUp:
         """Copy. The index has its name only when all is on the disk; what an interrupted run has copied is used by the
         next one. Raises Conflict, StorageUnavailable, StorageFull."""
         self._folder.create()
         with self._folder.locked(), disk_errors():
-            done = BackedUp(_now())
+            done = BackedUp(_name_behind(self._folder.names()))
             index = self._folder.index(done.name)
-            if index.exists():
-                raise Conflict("A backup was made in this very second.")
             part = index.with_name("unfinished")
             with part.open("wb") as file:
                 os.chmod(part, 0o600)
@@ -180,6 +180,8 @@ class Backup:
                     lines.write(orjson.dumps(end) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            for folder in sorted(self._changed):
+                _sync(folder)
             part.rename(index)
             _sync(index.parent)
         return done
@@ -240,6 +242,7 @@ class Backup:
             part.unlink()
             raise StorageCorrupt("its SHA-256 is not that of its record.")
         part.rename(path)
+        self._changed.update((path.parent, path.parent.parent))
         return size_bytes
 
     def _is_there(self, path: Path, one: File) -> bool:
@@ -346,7 +349,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 def _lines(index: Path) -> Iterator[bytes]:
     """The lines of the entries of an index."""
     before: bytes | None = None
-    with gzip.open(index, "rb") as file:
+    with disk_errors(), gzip.open(index, "rb") as file:
         for line in file:
             if before is not None:
                 yield before
@@ -376,8 +379,18 @@ def _checked(index: Path) -> int:
     raise StorageCorrupt("The index in the backup is damaged: name an older one.")
 
 
+def _name_behind(names: Sequence[str]) -> str:
+    """This second, or that behind the newest backup: names are in the order of making, also where the clock was set
+    back."""
+    now = _now()
+    if not names or names[-1] < now:
+        return now
+    newest = datetime.strptime(names[-1], _TIME).replace(tzinfo=UTC)
+    return (newest + timedelta(seconds=1)).strftime(_TIME)
+
+
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return datetime.now(UTC).strftime(_TIME)
 
 
 def _sha256(path: Path) -> str:

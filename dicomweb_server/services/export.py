@@ -78,10 +78,13 @@ class Export:
                     with path.open("xb") as file:
                         for chunk in self._checked(item):
                             file.write(chunk)
-                (folder / "DICOMDIR").write_bytes(media_directory(self._retrieve, found))
+                part = folder / "DICOMDIR.part"
+                part.write_bytes(media_directory(self._retrieve, found))
+                part.rename(folder / "DICOMDIR")  # what has a directory is whole
         except BaseException:
             shutil.rmtree(folder / "DICOM", ignore_errors=True)
             with contextlib.suppress(OSError):
+                (folder / "DICOMDIR.part").unlink(missing_ok=True)
                 (folder / "DICOMDIR").unlink(missing_ok=True)
                 folder.rmdir()
             raise

@@ -72,6 +72,7 @@ class Hooks:
         *,
         post: Post | None = None,
         clock: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
         look_every_seconds: float = LOOK_EVERY_SECONDS,
     ) -> None:
         self._storage = storage
@@ -79,7 +80,9 @@ class Hooks:
         self._post = post or _post
         self._clock = clock
         self._look_every_seconds = look_every_seconds
+        self._stopwatch = stopwatch
         self._owner = secrets.token_hex(8)
+        self._leases: dict[str, LeasedState] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hooks", daemon=True)
 
@@ -123,10 +126,11 @@ class Hooks:
 
         Raises VersionConflict where another process has taken over.
         """
-        lease = LeasedState(self._storage, kind=DOCUMENT_KIND, name=hook.name, owner=self._owner, clock=self._clock)
+        lease = self._lease(hook.name)
         document = lease.read(lambda: {"cursor": self._storage.newest_change(), "failures": 0, "retry_at": 0.0})
         state = document.body
-        if state["retry_at"] > self._clock() or not lease.is_free(document):
+        # A pause that is longer than any was begun by a clock that has been set back since.
+        if 0 < state["retry_at"] - self._clock() <= LAST_RETRY_SECONDS or not lease.is_free(document):
             return False
         try:
             changes = self._storage.changes(after=state["cursor"], limit=BATCH)
@@ -151,6 +155,13 @@ class Hooks:
         _log.warning("hook %s: %s; the next attempt is in %.0f s", hook.name, failure, pause)
         lease.give(leased, {"failures": failures, "retry_at": self._clock() + pause, "failure": failure})
         return False
+
+    def _lease(self, name: str) -> LeasedState:
+        if name not in self._leases:
+            self._leases[name] = LeasedState(
+                self._storage, kind=DOCUMENT_KIND, name=name, owner=self._owner, stopwatch=self._stopwatch
+            )
+        return self._leases[name]
 
     def _send(self, hook: Hook, changes: Sequence[Change]) -> str | None:
         """Post a batch; gives what went wrong, without the address."""

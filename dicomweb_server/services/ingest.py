@@ -18,6 +18,7 @@ from dicomweb_server.errors import (
     Conflict,
     NotDicom,
     NotFound,
+    OutcomeUnknown,
     StorageError,
     StorageFull,
     StorageUnavailable,
@@ -447,6 +448,8 @@ class IngestRequest:
     def _store(self, records: Sequence[InstanceRecord]) -> list[StoreOutcome]:
         try:
             return self._storage.store(records=records, on_duplicate=self._limits.on_duplicate)
+        except OutcomeUnknown:
+            raise  # what is known now says nothing: files without a record are found by `check` after a day
         except StorageError:
             # The commit may have happened all the same: only what the index surely does not hold is given back.
             keys = [key for record in records for key in _blob_keys(record)]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dicomweb_server.errors import DicomwebError, VersionConflict
-from dicomweb_server.services.lease import LEASE_SECONDS, LeasedState
+from dicomweb_server.services.lease import LeasedState
 from dicomweb_server.storage.base import BlobStore, Storage
-from dicomweb_server.storage.records import Document, Scope
+from dicomweb_server.storage.records import Scope
 
 LOOK_EVERY_SECONDS = 60.0
 FIRST_LOOK_SECONDS = 5.0
@@ -51,6 +51,7 @@ class Release:
         *,
         chores: Sequence[Callable[[], int]] = (),
         clock: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
         look_every_seconds: float = LOOK_EVERY_SECONDS,
         first_look_seconds: float = FIRST_LOOK_SECONDS,
         resume: Callable[[], object] = lambda: None,
@@ -63,7 +64,7 @@ class Release:
         self._clock = clock
         self._look_every_seconds = look_every_seconds
         self._first_look_seconds = first_look_seconds
-        self._lease = LeasedState(storage, kind="work", name="release", clock=clock)
+        self._lease = LeasedState(storage, kind="work", name="release", stopwatch=stopwatch)
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="release", daemon=True)
@@ -112,7 +113,7 @@ class Release:
         document = self._lease.take(document)
         files = 0
         while not self._closed.is_set():
-            document = self._prolonged(document)
+            document = self._lease.prolong(document)
             gone = self._purge() + sum(chore() for chore in self._chores)
             keys = self._storage.released(limit=BATCH)
             if not keys and not gone:
@@ -138,10 +139,6 @@ class Release:
     def _purge_replaced(self) -> int:
         before = self._retention.replaced_until(self._now())
         return 0 if before is None else self._storage.purge_replaced(before=before, limit=BATCH)
-
-    def _prolonged(self, document: Document) -> Document:
-        left = document.body["leased_until"] - self._clock()
-        return document if left > LEASE_SECONDS / 2 else self._lease.take(document)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

@@ -5,6 +5,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
@@ -459,3 +460,15 @@ def test_a_newer_schema_is_refused(url: str, name: str) -> None:
     server.close()
     with pytest.raises(ConfigError, match="it has schema 99"):
         opened(url, name)
+
+
+def test_numbers_rise_also_where_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = keys.Clock()
+    before = clock.next()
+    now = time.time_ns()
+    monkeypatch.setattr("backends.couchdb.keys.time.time_ns", lambda: now - 3600 * 10**9)
+    assert clock.next() > before
+    begun_later = keys.Clock()
+    assert begun_later.next() < before, "it knows nothing else yet"
+    begun_later.go_on_from(before)
+    assert begun_later.next() > before

@@ -12,8 +12,10 @@ import pytest
 from backends.sqlite import SQLiteStorage
 from backends.sqlite.connections import Connection
 from backends.sqlite.query import Statement
+from backends.sqlite.unit import microseconds
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, StorageFull, StorageUnavailable
+from dicomweb_server.services.recycle import RecycleBin
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import OnDuplicate, Scope
@@ -267,3 +269,26 @@ class TestPlans:
         scope = Scope(study_uid="1.2", series_uid="1.3")
         plan = self.plan(planned, Query(level=Level.INSTANCE, scope=scope, order=(Order("00200013", "IS"),)))
         assert "USING COVERING INDEX instance_order" in plan
+
+
+def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cursors go on, times of a document do not fall, and the last removal is the one that is restored."""
+    storage = opened(tmp_path / "index.sqlite")
+    first = record(PatientName="First")
+    storage.store(records=[first], on_duplicate=OnDuplicate.REJECT)
+    storage.put_document(kind="k", document_id="d", body=1, keys={})
+    cursor = storage.newest_change()
+    storage.remove(scope=first.scope, keep=True)
+    past = microseconds() - 24 * 3600 * 1_000_000
+    for name in ("unit", "documents"):
+        monkeypatch.setattr(f"backends.sqlite.{name}.microseconds", lambda: past)
+    second = record(first.study_uid, first.series_uid, instance_uid=first.instance_uid, PatientName="Second")
+    storage.store(records=[second], on_duplicate=OnDuplicate.REJECT)
+    assert [change.kind.value for change in storage.changes(after=cursor, limit=9)] == ["removed", "stored"]
+    storage.remove(scope=first.scope, keep=True)
+    assert RecycleBin(storage).restore(scope=first.scope).restored == 1
+    assert storage.get(scope=first.scope).blob == second.blob
+    storage.put_document(kind="k", document_id="d", body=2, keys={})
+    newer, older = storage.document_history(kind="k", document_id="d")
+    assert newer.changed_at > older.changed_at
+    storage.close()

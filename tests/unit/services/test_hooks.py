@@ -106,6 +106,18 @@ def test_a_receiver_that_is_away_is_waited_for(storage: Storage) -> None:
         clock.now = state["retry_at"]
 
 
+def test_a_clock_that_is_set_back_does_not_put_the_next_attempt_off(storage: Storage, receiver: Receiver) -> None:
+    clock = Clock()
+    hook, hooks = hook_to(receiver), Hooks(storage, (), clock=clock)
+    hooks.step(hook)
+    uids = put(storage)
+    receiver.answers = [500]
+    assert not hooks.step(hook)
+    clock.now -= 24 * 3600
+    assert hooks.step(hook)
+    assert receiver.uids() == uids
+
+
 def test_only_the_kinds_that_are_wanted(storage: Storage, receiver: Receiver) -> None:
     hook, hooks = hook_to(receiver, ChangeKind.REMOVED), Hooks(storage, (), clock=Clock())
     hooks.step(hook)
@@ -125,7 +137,8 @@ def test_another_process_goes_on_after_the_lease(storage: Storage, receiver: Rec
     def dies(_url: str, _body: bytes, _headers: Mapping[str, str]) -> None:
         raise KeyboardInterrupt  # as kill -9: nothing is written afterwards
 
-    first, second = Hooks(storage, (), post=dies, clock=clock), Hooks(storage, (), clock=clock)
+    first = Hooks(storage, (), post=dies, clock=clock, stopwatch=clock)
+    second = Hooks(storage, (), clock=clock, stopwatch=clock)
     first.step(hook)
     uids = put(storage, 2)
     with pytest.raises(KeyboardInterrupt):

@@ -67,7 +67,8 @@ def stored(storage: Storage, blobs: BlobStore, old: InstanceRecord | None = None
 
 
 def release(storage: Storage, blobs: BlobStore, clock: Clock, *, bin_days: int = 7, replaced_days: int = 0) -> Release:
-    return Release(storage, blobs, Retention(bin_days=bin_days, replaced_days=replaced_days), clock=clock)
+    retention = Retention(bin_days=bin_days, replaced_days=replaced_days)
+    return Release(storage, blobs, retention, clock=clock, stopwatch=clock)
 
 
 def files(blobs: BlobStore) -> set[str]:
@@ -140,8 +141,32 @@ def test_a_file_that_cannot_be_deleted_stays_in_the_queue(
         with pytest.raises(StorageUnavailable):
             release(storage, blobs, clock).step()
     assert list(storage.released(limit=9)) == [one.blob.key]
+    another = release(storage, blobs, clock)
+    assert another.step() == 0
     clock.now += LEASE_SECONDS + 1
-    assert release(storage, blobs, clock).step() == 1
+    assert another.step() == 1
+
+
+def test_a_clock_that_is_set_neither_stops_the_release_nor_lets_two_run(
+    storage: Storage, blobs: BlobStore, clock: Clock
+) -> None:
+    one = stored(storage, blobs)
+    storage.remove(scope=one.scope)
+    stopwatch = Clock()
+    mine, other = (
+        Release(storage, blobs, Retention(bin_days=7, replaced_days=0), clock=clock, stopwatch=stopwatch)
+        for _ in range(2)
+    )
+    other._lease.take(other._lease.read(dict))
+    for days in (5, -5, -500):
+        clock.now += days * DAY
+        assert mine.step() == 0, "the other may still be at it"
+    stopwatch.now += LEASE_SECONDS / 2
+    other._lease.prolong(other._lease.read(dict))
+    stopwatch.now += LEASE_SECONDS - 1
+    assert mine.step() == 0, "it has prolonged its lease"
+    stopwatch.now += LEASE_SECONDS + 1
+    assert mine.step() == 1, "it has not come back, whatever the clock says"
 
 
 def test_the_thread_is_woken_and_ends(storage: Storage, blobs: BlobStore) -> None:
