@@ -17,12 +17,15 @@ from dicomweb_server.storage.records import Document
 LEASE_SECONDS = 60.0  # longer than a step takes
 FORGET_EVERY = 50  # versions of a document
 
-_FREE = {"owner": "", "held": False}
+_FREE: dict[str, Any] = {"owner": "", "held": False}
 
 
 class LeasedState:
     """The document of some work; kept as long as the process looks after the work. `owner` tells processes, and the
-    threads of one, apart. `stopwatch` gives seconds that only grow."""
+    threads of one, apart. `stopwatch` gives seconds that only grow.
+
+    Who looks once only, as a command does, cannot see whether the holder still writes: with `clock`, the time of day, a
+    lease ends when its time is over, or where that is so far ahead that the clock was set back."""
 
     def __init__(
         self,
@@ -32,12 +35,14 @@ class LeasedState:
         name: str,
         owner: str = "",
         stopwatch: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._storage = storage
         self._kind = kind
         self._name = name
         self._owner = owner or secrets.token_hex(8)
         self._stopwatch = stopwatch
+        self._clock = clock
         self._seen = (0, 0.0)  # a version, and when it was new to us
 
     def read(self, fresh: Callable[[], dict[str, Any]]) -> Document:
@@ -55,11 +60,16 @@ class LeasedState:
         state = document.body
         if not state.get("held") or state["owner"] == self._owner:
             return True
+        if self._clock is not None:
+            return not 0 < state.get("leased_until", 0.0) - self._clock() <= LEASE_SECONDS
         return self._stopwatch() - self._seen[1] >= LEASE_SECONDS
 
     def take(self, document: Document) -> Document:
         """Take the lease. Raises VersionConflict where another process was quicker."""
-        return self._put(document.version, document.body | {"owner": self._owner, "held": True})
+        lease: dict[str, Any] = {"owner": self._owner, "held": True}
+        if self._clock is not None:
+            lease["leased_until"] = self._clock() + LEASE_SECONDS
+        return self._put(document.version, document.body | lease)
 
     def prolong(self, document: Document) -> Document:
         """Take one's own lease again when half of its time is over. Raises VersionConflict where another has it."""
