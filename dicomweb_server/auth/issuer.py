@@ -11,6 +11,7 @@ import orjson
 import urllib3
 
 from dicomweb_server.auth.tables import Table
+from dicomweb_server.auth.verified import Verified
 from dicomweb_server.errors import ConfigError, IssuerUnavailable, Unauthenticated
 
 SHARED = ("HS256", "HS384", "HS512")
@@ -191,6 +192,7 @@ class TokenReader:
         self._name_claims = tuple(name_claims)
         self._leeway = leeway_seconds
         self._clock = clock
+        self._verified = Verified()
 
     def read(self, token: str) -> ReadToken:
         """What an access token says. Raises Unauthenticated, IssuerUnavailable."""
@@ -217,6 +219,10 @@ class TokenReader:
                 raise Unauthenticated("the token is signed in a way that is not accepted here")
             kid = header.get("kid")
             key = self._keys.find(kid if isinstance(kid, str) else None)
+            found = None if audience else self._verified.get(token, key)
+            if found is not None:
+                self._check_times(found)
+                return found
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -226,6 +232,8 @@ class TokenReader:
                 options=_CHECKS,
             )
             self._check_times(claims)
+            if not audience:
+                self._verified.add(token, key, claims)
         except jwt.InvalidAudienceError:
             raise Unauthenticated("the token is meant for another service") from None
         except jwt.InvalidIssuerError:

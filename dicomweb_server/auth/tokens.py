@@ -8,6 +8,7 @@ from typing import Any
 import jwt
 
 from dicomweb_server.auth.secret import derived_key
+from dicomweb_server.auth.verified import Verified
 from dicomweb_server.errors import Unauthenticated
 
 ISSUER = "dicomweb-server"
@@ -22,6 +23,7 @@ class Signer:
         self._key = derived_key(secret, purpose)
         self._purpose = purpose
         self._clock = clock
+        self._verified = Verified()
         self._start = jwt.encode({}, self._key, algorithm=_ALGORITHM, headers=_HEADER).partition(".")[0] + "."
 
     def is_own(self, token: str) -> bool:
@@ -36,6 +38,15 @@ class Signer:
 
     def verify(self, token: str) -> dict[str, Any]:
         """The claims. Raises Unauthenticated that says whether it has expired or was never good."""
+        claims = self._verified.get(token, self._key)
+        if claims is None:
+            claims = self._decoded(token)
+            self._verified.add(token, self._key, claims)
+        if float(claims["exp"]) <= self._clock():
+            raise Unauthenticated("the token has expired; log in again")
+        return claims
+
+    def _decoded(self, token: str) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -45,9 +56,7 @@ class Signer:
                 issuer=ISSUER,
                 options={"require": ["exp", "iat", "aud", "iss"], "verify_exp": False, "verify_iat": False},
             )
-            expires = float(claims["exp"])
+            float(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError):
             raise Unauthenticated("the token is none of this server") from None
-        if expires <= self._clock():
-            raise Unauthenticated("the token has expired; log in again")
         return claims

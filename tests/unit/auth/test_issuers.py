@@ -136,6 +136,22 @@ class TestPublishedKeys:
         with pytest.raises(Unauthenticated):
             login.bearer(old)
 
+    def test_a_token_that_comes_again_is_still_checked(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        """Its signature is not verified twice, but its times are, and that its key is still published."""
+        login = oidc(parts, issuer)
+        short, long = issuer.token(exp=int(time.time()) + 60), issuer.token(exp=int(time.time()) + 3600)
+        for _ in range(2):
+            login.bearer(short)
+            login.bearer(long)
+        clock.ahead = 120
+        login.bearer(long)
+        with pytest.raises(Unauthenticated, match="expired"):
+            login.bearer(short)
+        issuer.keys["one"] = new_key()  # another key by the same name
+        clock.ahead = 400
+        with pytest.raises(Unauthenticated):
+            login.bearer(long)
+
     def test_an_issuer_that_is_down(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
         issuer.down = True
         login = oidc(parts, issuer)
