@@ -90,9 +90,7 @@ def name_of(transfer_syntax_uid: str) -> str:
 
 
 def decodable(transfer_syntax_uid: str) -> bool:
-    """Whether frames of this transfer syntax can be decoded with what is installed. Native ones need numpy alone."""
-    if not _installed("numpy"):
-        return False
+    """Whether frames of this transfer syntax can be decoded with what is installed; native ones always can be."""
     if not is_encapsulated(transfer_syntax_uid):
         return True
     syntax = _SYNTAXES.get(transfer_syntax_uid)
@@ -101,8 +99,6 @@ def decodable(transfer_syntax_uid: str) -> bool:
 
 def encodable(transfer_syntax_uid: str, description: PixelDescription | None = None) -> bool:
     """Whether frames can be brought into this transfer syntax; with a description, whether such frames can be."""
-    if not _installed("numpy"):
-        return False
     if not is_encapsulated(transfer_syntax_uid):
         return True
     syntax = _SYNTAXES.get(transfer_syntax_uid)
@@ -124,8 +120,6 @@ def encodable(transfer_syntax_uid: str, description: PixelDescription | None = N
 def missing(transfer_syntax_uid: str, *, encoder: bool = False) -> str:
     """A sentence: what is missing to decode (or encode) this transfer syntax, and which package to install."""
     what = "encoder" if encoder else "decoder"
-    if not _installed("numpy"):
-        return f"there is no {what} for {name_of(transfer_syntax_uid)}: install numpy and pillow"
     syntax = _SYNTAXES.get(transfer_syntax_uid)
     ways = (syntax.encoders if encoder else syntax.decoders) if syntax else ()
     if not ways:
