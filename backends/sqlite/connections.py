@@ -125,6 +125,10 @@ class Connections:
             self._open = True
             self._idle.append(connection)
 
+    def is_writable(self) -> bool:
+        """Whether the file may be written: a disk that had an error can be mounted read-only."""
+        return os.access(self._path, os.W_OK)
+
     def close(self) -> None:
         """Close all that are idle; those in use close when they are given back."""
         with self._lock:

@@ -81,7 +81,9 @@ class SQLiteStorage(Storage):
                 connection.execute("SELECT sequence FROM archive").fetchone()
         except StorageError as error:
             return StorageState(ready=False, latency_seconds=time.perf_counter() - started, detail=error.message)
-        return StorageState(ready=True, latency_seconds=time.perf_counter() - started, detail="The index answers.")
+        ready = self._connections.is_writable()
+        detail = f"The index {'answers' if ready else 'can be read, but not written'}."
+        return StorageState(ready=ready, latency_seconds=time.perf_counter() - started, detail=detail)
 
     # Instances
 

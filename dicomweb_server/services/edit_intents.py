@@ -198,7 +198,7 @@ class Hold:
 
     def prolong(self) -> None:
         """Called now and then. Raises StorageUnavailable where another process has taken over."""
-        if self._clock() - self._taken_at < LEASE_SECONDS / 3:
+        if abs(self._clock() - self._taken_at) < LEASE_SECONDS / 3:  # also where the clock was set
             return
         try:
             for uid, (state, document) in self._held.items():

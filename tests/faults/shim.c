@@ -234,6 +234,17 @@ ssize_t sendfile64(int to, int from, off64_t *offset, size_t length) {
 
 ssize_t sendfile(int to, int from, off_t *offset, size_t length) { return sendfile64(to, from, offset, length); }
 
+/* Whether a place may be written is asked before it is tried. */
+int access(const char *path, int mode) {
+    NEXT(access);
+    struct control *c = control;
+    if (mode & W_OK && c && c->active && c->action > 0 && c->calls & WRITE && !strncmp(path, c->path, strlen(c->path))) {
+        errno = c->action;
+        return -1;
+    }
+    return next(path, mode);
+}
+
 static void shift(struct timespec *now) {
     if (!control || !control->clock_offset_ns) return;
     int64_t moved = (int64_t)now->tv_sec * 1000000000 + now->tv_nsec + control->clock_offset_ns;
