@@ -6,7 +6,7 @@ the process died finishes it. What was stored after the intent is not named in i
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from backends.couchdb import entities, keys
@@ -135,8 +135,25 @@ class Removal:
         else:
             self._drop_entries(gone)
             self._let_go(gone)
-        claims = self._records.get_many([_claim_id(item) for item in gone])
+        claims = self._records.get_many([_claim_id(item) for item in items])
+        self._contradict(items, there, claims)
         return [item for item in gone if claims.get(_claim_id(item), {}).get("by") == intent["_id"]]
+
+    def _contradict(self, items: Sequence[Json], there: Mapping[str, Json], claims: Mapping[str, Json]) -> None:
+        """What was replaced meanwhile was not removed. Where the feed would end with the removal, which readers may
+        have seen, it goes on to say that the instance is there."""
+        corrected: list[Json] = []
+        for item in items:
+            current, claim = there.get(documents.instance_id(item["uid"])), claims.get(_claim_id(item))
+            if current is None or claim is None or current["seq"] != item["seq"] or current["_rev"] == item["rev"]:
+                continue
+            told = documents.last_entry(claim)
+            if told <= documents.last_entry(current) or claim["entries"][-1][1] != ChangeKind.REMOVED.value:
+                continue
+            kind = max(current["entries"])[1] if current["entries"] else ChangeKind.STORED.value
+            entry = [self._clock.next(after=told), kind, current["study"], current["series"]]
+            corrected.append({**claim, "entries": [*claim["entries"], entry]})
+        self._records.write(corrected)
 
     def _put_in_bin(self, items: Sequence[Json], now: int) -> None:
         """Write the entries of the bin for what is still as it was read. An entry that is there is of this removal, or

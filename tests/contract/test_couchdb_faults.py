@@ -19,7 +19,7 @@ from backends.couchdb.removal import Removal
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError, NotFound, StorageUnavailable
 from dicomweb_server.storage.query import Query
-from dicomweb_server.storage.records import Binned, OnDuplicate, Restored, Scope, Stored
+from dicomweb_server.storage.records import Binned, ChangeKind, OnDuplicate, Restored, Scope, Stored
 from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.storage_suite import put, study_hit
 from tests.contract.load import Load, check_totals, instances
@@ -216,6 +216,10 @@ def _check_bin(storage: CouchStorage) -> None:
     assert set(storage.released(limit=9)) == released
 
 
+def _die(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class TestWriters:
     def test_a_process_that_died_after_its_instance(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         storage = opened(url, name)
@@ -256,6 +260,26 @@ class TestWriters:
         assert [each.instance_uid for each in other.instances(scope=Scope(study_uid=study))] == [later.instance_uid]
         assert study_hit(other, study).number_of_instances == 1
         assert set(other.released(limit=99)) == {each.blob.key for each in records}
+        other.close()
+
+    def test_what_was_replaced_while_it_was_removed_is_told_to_be_there(
+        self, url: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The one who removes dies after it has written what it will do; the instance is replaced before another goes
+        on."""
+        storage = opened(url, name)
+        one = record(content=b"one")
+        put(storage, one)
+        with monkeypatch.context() as patch:
+            patch.setattr(Removal, "_carry_out", _die)
+            with pytest.raises(KeyboardInterrupt):
+                storage.remove(scope=one.scope)
+        again = record(one.study_uid, one.series_uid, instance_uid=one.instance_uid, content=b"again")
+        assert storage.store(records=[again], on_duplicate=OnDuplicate.REPLACE)[0].stored is Stored.REPLACED
+        monkeypatch.setattr("backends.couchdb.removal.RESUMED_AFTER_SECONDS", -1)
+        other = opened(url, name)
+        assert other.get(scope=one.scope).blob == again.blob
+        assert other.changes(after=None, limit=99)[-1].kind is ChangeKind.REPLACED
         other.close()
 
     def test_two_winners_of_a_split_cluster(self, url: str, name: str) -> None:
