@@ -30,7 +30,13 @@ class Parts:
 
 
 class Authenticator(ABC):
-    """A way to log in. Every method may be called from several threads at once."""
+    """A way to log in. Every method may be called from several threads at once.
+
+    confirm_seconds: how long a session goes on before `confirm` is asked; such sessions end at a fixed time after the
+    login. 0 where `of_session` always knows.
+    """
+
+    confirm_seconds: float = 0.0
 
     @classmethod
     @abstractmethod
@@ -52,6 +58,11 @@ class Authenticator(ABC):
     @abstractmethod
     def of_session(self, session: Session) -> Identity:
         """Whom a session stands for now. Raises Unauthenticated where that has ended."""
+
+    def confirm(self, session: Session) -> Mapping[str, Any]:
+        """The facts of a session as they are now. Raises Unauthenticated where the login is no longer good,
+        IssuerUnavailable where that cannot be known now."""
+        return session.facts
 
     def login_url(self, *, redirect_uri: str, after: str) -> tuple[str, Mapping[str, str]]:
         """Where a browser goes to log in elsewhere, and what to keep until it is back. Raises NotFound where the form

@@ -14,7 +14,7 @@ from dicomweb_server.auth.rights import ANONYMOUS, EVERYTHING, Identity
 from dicomweb_server.auth.sessions import Session, Sessions
 from dicomweb_server.auth.shares import Shares
 from dicomweb_server.auth.tokens import Signer
-from dicomweb_server.errors import Unauthenticated
+from dicomweb_server.errors import IssuerUnavailable, Unauthenticated
 from dicomweb_server.permissions import Permission
 
 NO_TOKEN = frozenset({"", "none", "null", "undefined"})
@@ -119,7 +119,8 @@ class Gate:
 
     def refresh(self, token: str) -> Granted:
         """New tokens for a refresh token. Raises Unauthenticated."""
-        session, refresh = self._sessions.renew(token)
+        session, refresh = self._sessions.renew(token, extend=not self.authenticator.confirm_seconds)
+        session = self._confirmed(session)
         return self._granted(self.authenticator.of_session(session), session, refresh)
 
     def logout(self, identity: Identity) -> Session | None:
@@ -197,7 +198,7 @@ class Gate:
             found = self._remembered.get(session_id)
         if found is not None and found[1] > now:
             return found[0]
-        session = self._sessions.get(session_id)
+        session = self._confirmed(self._sessions.get(session_id))
         identity = replace(self.authenticator.of_session(session), session=session_id)
         with self._lock:
             self._remembered[session_id] = (identity, now + REREAD_SECONDS)
@@ -205,6 +206,21 @@ class Gate:
             while len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
         return identity
+
+    def _confirmed(self, session: Session) -> Session:
+        """The session, unless where one logs in says that the login is no longer good. While nobody answers there, it
+        goes on: until its end at most."""
+        every = self.authenticator.confirm_seconds
+        if not every or self._clock() - session.confirmed < every or not self._sessions.claim(session):
+            return session
+        try:
+            facts = self.authenticator.confirm(session)
+        except IssuerUnavailable:
+            return session
+        except Unauthenticated:
+            self._sessions.end(session.session_id)
+            raise
+        return self._sessions.keep(session.session_id, facts)
 
     def _key(self, text: str) -> Identity:
         key = self.keys.verify(text)

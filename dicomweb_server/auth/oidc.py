@@ -32,6 +32,7 @@ KEYS = (
     "leeway_seconds",
     "password_grant",
     "introspect",
+    "confirm_seconds",
     "ca_file",
     "config_file",
 )
@@ -41,11 +42,16 @@ DISCOVERY_FRESH_SECONDS = 3600.0
 ASK_AGAIN_SECONDS = 10.0
 REMEMBER_SECONDS = 60.0
 MAX_REMEMBERED = 2000
+CONFIRM_SECONDS = 300
 _LOST = "this login was begun elsewhere, or it took too long; begin again at /login"
 
 
 class OidcLogin(Authenticator):
-    """An issuer found by its discovery document. Nothing of it is fetched before it is needed."""
+    """An issuer found by its discovery document. Nothing of it is fetched before it is needed.
+
+    A session of a browser is confirmed at the issuer each five minutes, with the refresh token that it gave: who was
+    disabled there, or logged out, is soon out here as well, and other roles hold here, too.
+    """
 
     def __init__(self, table: Table, parts: Parts, *, web: Web) -> None:
         legacy = _legacy(table)
@@ -57,6 +63,7 @@ class OidcLogin(Authenticator):
         self._parts = parts
         self._web = web
         self._scope = table.text("scope", "openid profile")
+        self.confirm_seconds = float(table.number("confirm_seconds", CONFIRM_SECONDS, 1, 86_400))
         self._password_grant = table.truth("password_grant", False)
         self._introspect = table.truth("introspect", False)
         if self._introspect and not self._client_secret:
@@ -111,12 +118,27 @@ class OidcLogin(Authenticator):
         return identity
 
     def facts(self, identity: Identity) -> Mapping[str, Any]:
-        """The roles of the login, which last as long as the session."""
+        """The roles of the login, which last until the session is confirmed."""
         return {"roles": list(identity.roles)}
 
     def of_session(self, session: Session) -> Identity:
         """As the issuer told at the login."""
         return self._parts.identity(session.user, tuple(session.facts.get("roles", ())))
+
+    def confirm(self, session: Session) -> Mapping[str, Any]:
+        """Renewed at the issuer (RFC 6749 6). Where it gave no refresh token, the session goes on until its end."""
+        token = session.facts.get("refresh_token")
+        if not token:
+            return session.facts
+        try:
+            answer = self._token({"grant_type": "refresh_token", "refresh_token": str(token)})
+        except Unauthenticated:
+            raise Unauthenticated("the login service has ended this login; log in again") from None
+        read = self._reader.read(str(answer.get("access_token", "")))
+        identity = self._identity(read, kind="user")
+        if identity.name != session.user:
+            raise Unauthenticated("the tokens of the login service are of two users")
+        return {**session.facts, **self.facts(identity), "refresh_token": answer.get("refresh_token", token)}
 
     def login_url(self, *, redirect_uri: str, after: str) -> tuple[str, Mapping[str, str]]:
         """Authorization code flow with PKCE (RFC 7636), state and nonce."""
@@ -159,7 +181,11 @@ class OidcLogin(Authenticator):
         if read.claims.get("sub") != claims.get("sub"):
             raise Unauthenticated("the tokens of the login service are of two users")
         identity = self._identity(read, kind="user")
-        return identity, {**self.facts(identity), "id_token": id_token}
+        facts = {**self.facts(identity), "id_token": id_token}
+        # Without a secret of ours whoever reads the storage could use it.
+        if self._client_secret and answer.get("refresh_token"):
+            facts["refresh_token"] = answer["refresh_token"]
+        return identity, facts
 
     def logout_url(self, session: Session, *, after: str) -> str:
         """RP-initiated logout, where the issuer has it."""

@@ -18,15 +18,18 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.records import Document
 
 KIND = expiry.SESSION
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A session. `expires` is in seconds since 1970; `facts` is what the login knew."""
+    """A session. `expires`, and `confirmed` when the login was last known to be good, are in seconds since 1970;
+    `facts` is what the login knew then."""
 
     session_id: str
     user: str
     expires: float
+    confirmed: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -44,6 +47,7 @@ class Sessions:
             "user": user,
             "expires": self._clock() + seconds,
             "seconds": seconds,
+            "confirmed": self._clock(),
             "facts": dict(facts or {}),
             "current": _digest(secret),
         }
@@ -55,24 +59,53 @@ class Sessions:
         document = self._document(session_id)
         return _session(session_id, document.body)
 
-    def renew(self, token: str) -> tuple[Session, str]:
-        """The session of a refresh token, and the token for the next time. Raises Unauthenticated."""
+    def renew(self, token: str, *, extend: bool = True) -> tuple[Session, str]:
+        """The session of a refresh token, and the token for the next time. Without `extend` it ends when it would have
+        ended. Raises Unauthenticated."""
         session_id, _, secret = token.partition(".")
-        document = self._document(session_id)
-        body, digest = dict(document.body), _digest(secret)
-        if not hmac.compare_digest(digest, body["current"]):
-            if hmac.compare_digest(digest, body.get("previous", "")):
-                self.end(session_id)
-                raise Unauthenticated("this refresh token was used before; log in again")
-            raise Unauthenticated("this is no refresh token of this server, or it has expired")
-        following = secrets.token_urlsafe(32)
-        body |= {"previous": digest, "current": _digest(following), "expires": self._clock() + body["seconds"]}
+        for _ in range(_TRIES):
+            document = self._document(session_id)
+            body, digest = dict(document.body), _digest(secret)
+            if not hmac.compare_digest(digest, body["current"]):
+                if hmac.compare_digest(digest, body.get("previous", "")):
+                    self.end(session_id)
+                    raise Unauthenticated("this refresh token was used before; log in again")
+                raise Unauthenticated("this is no refresh token of this server, or it has expired")
+            following = secrets.token_urlsafe(32)
+            body |= {"previous": digest, "current": _digest(following)}
+            if extend:
+                body["expires"] = self._clock() + body["seconds"]
+            try:
+                self._put(session_id, body, expected_version=document.version)
+            except VersionConflict:
+                continue  # it was confirmed meanwhile, or the token was used twice at once: the next look tells
+            return _session(session_id, body), f"{session_id}.{following}"
+        self.end(session_id)
+        raise Unauthenticated("this refresh token was used many times at once; log in again")
+
+    def claim(self, session: Session) -> bool:
+        """Whether the caller is the one to find out that a login is still good; the others need not, for a while."""
+        document = self._document(session.session_id)
+        if document.body.get("confirmed", 0.0) != session.confirmed:
+            return False
+        body = {**document.body, "confirmed": self._clock()}
         try:
-            self._put(session_id, body, expected_version=document.version)
+            self._put(session.session_id, body, expected_version=document.version)
         except VersionConflict:
-            self.end(session_id)
-            raise Unauthenticated("this refresh token was used twice at once; log in again") from None
-        return _session(session_id, body), f"{session_id}.{following}"
+            return False
+        return True
+
+    def keep(self, session_id: str, facts: Mapping[str, Any]) -> Session:
+        """The session with what is known of its login now. Raises Unauthenticated where it has ended meanwhile."""
+        for _ in range(_TRIES):
+            document = self._document(session_id)
+            body = {**document.body, "facts": dict(facts)}
+            try:
+                self._put(session_id, body, expected_version=document.version)
+            except VersionConflict:
+                continue
+            return _session(session_id, body)
+        raise Unauthenticated("the session changes too often; log in again")
 
     def end(self, session_id: str) -> None:
         """End it; one that is not there has ended already. Nothing is left but that it was."""
@@ -104,7 +137,13 @@ class Sessions:
 
 
 def _session(session_id: str, body: Mapping[str, Any]) -> Session:
-    return Session(session_id=session_id, user=body["user"], expires=body["expires"], facts=body["facts"])
+    return Session(
+        session_id=session_id,
+        user=body["user"],
+        expires=body["expires"],
+        confirmed=body.get("confirmed", 0.0),
+        facts=body["facts"],
+    )
 
 
 def _digest(secret: str) -> str:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from dicomweb_server.app import open_parts
 from dicomweb_server.auth.access import Rules
 from dicomweb_server.auth.base import Parts
+from dicomweb_server.auth.gate import Credentials, Gate, GateRules, Granted
 from dicomweb_server.auth.local import LocalLogin
 from dicomweb_server.auth.oidc import OidcLogin
 from dicomweb_server.auth.rights import Roles
@@ -235,6 +236,90 @@ class TestBrowserLogin:
         issuer.answer["id_token"] = issuer.token(typ="ID", nonce=asked["nonce"], sub="somebody else")
         with pytest.raises(Unauthenticated):
             login.complete_login(parameters=parameters, kept=kept, redirect_uri=REDIRECT)
+
+
+class TestConfirming:
+    """A session of a browser lasts as long as the issuer stands by it."""
+
+    @pytest.fixture
+    def gate(self, parts: Parts, issuer: Issuer, clock: Clock) -> Gate:
+        rules = GateRules(anonymous=None, strict=False, basic=True, access_seconds=600, refresh_seconds=7 * 86_400)
+        login = oidc(parts, issuer, client_secret="s")
+        return Gate(login, parts, secret="x" * 40, rules=rules, clock=clock)
+
+    def log_in(self, gate: Gate, issuer: Issuer) -> Granted:
+        login = gate.authenticator
+        url, kept = login.login_url(redirect_uri=REDIRECT, after="/")
+        nonce = parse_qs(urlsplit(url).query)["nonce"][0]
+        id_token = issuer.token(typ="ID", nonce=nonce)
+        issuer.answer = {"access_token": issuer.token(), "id_token": id_token, "refresh_token": "first"}
+        identity, facts = login.complete_login(
+            parameters={"state": kept["state"], "code": "c"}, kept=kept, redirect_uri=REDIRECT
+        )
+        return gate.begin(identity, facts)
+
+    def test_other_roles_hold_and_the_next_token_is_used(self, gate: Gate, issuer: Issuer, clock: Clock) -> None:
+        browser = Credentials(session_cookie=self.log_in(gate, issuer).cookie)
+        assert gate.identify(browser).roles == ("reader",)
+        asked = len(issuer.asked)
+        clock.ahead = 290
+        assert gate.identify(browser).roles == ("reader",)
+        assert len(issuer.asked) == asked
+        for ahead, sent, following, role in ((310, "first", "second", "writer"), (620, "second", "third", "curator")):
+            clock.ahead = ahead
+            roles = {"roles": [role]}
+            token = issuer.token(realm_access=roles, exp=int(clock()) + 60)
+            issuer.answer = {"access_token": token, "refresh_token": following}
+            assert gate.identify(browser).roles == (role,)
+            assert issuer.form["grant_type"] == "refresh_token"
+            assert issuer.form["refresh_token"] == sent
+        assert issuer.asked.count("/realms/test/token") == 3
+
+    @pytest.mark.parametrize("by", ["cookie", "refresh token"])
+    def test_who_was_disabled_there_is_out_here(self, gate: Gate, issuer: Issuer, clock: Clock, by: str) -> None:
+        granted = self.log_in(gate, issuer)
+        issuer.answer = {"error": "invalid_grant"}
+        clock.ahead = 310
+        cookie = Credentials(session_cookie=granted.cookie)
+        with pytest.raises(Unauthenticated):
+            gate.identify(cookie) if by == "cookie" else gate.refresh(granted.refresh_token)
+        issuer.answer = {"access_token": issuer.token(), "refresh_token": "x"}
+        with pytest.raises(Unauthenticated):
+            gate.refresh(granted.refresh_token)
+        with pytest.raises(Unauthenticated):
+            gate.identify(Credentials(scheme="bearer", token=granted.access_token))
+
+    def test_it_goes_on_while_the_issuer_is_down_but_not_for_ever(
+        self, gate: Gate, issuer: Issuer, clock: Clock
+    ) -> None:
+        refresh = self.log_in(gate, issuer).refresh_token
+        issuer.down = True
+        for days in (1, 3, 6):
+            clock.ahead = days * 86_400
+            granted = gate.refresh(refresh)
+            refresh = granted.refresh_token
+        assert gate.identify(Credentials(session_cookie=granted.cookie)).name == "rita"
+        clock.ahead = 7 * 86_400 + 1
+        with pytest.raises(Unauthenticated):
+            gate.refresh(refresh)
+
+    def test_tokens_of_another_user(self, gate: Gate, issuer: Issuer, clock: Clock) -> None:
+        browser = Credentials(session_cookie=self.log_in(gate, issuer).cookie)
+        clock.ahead = 310
+        issuer.answer = {"access_token": issuer.token(preferred_username="walt", exp=int(clock()) + 60)}
+        with pytest.raises(Unauthenticated):
+            gate.identify(browser)
+
+    def test_without_a_refresh_token_the_end_is_fixed(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        rules = GateRules(anonymous=None, strict=False, basic=True, access_seconds=600, refresh_seconds=1000)
+        gate = Gate(oidc(parts, issuer, password_grant=True), parts, secret="x" * 40, rules=rules, clock=clock)
+        issuer.answer = {"access_token": issuer.token()}
+        refresh = gate.login("rita", "right", address="10.0.0.1").refresh_token
+        clock.ahead = 900
+        refresh = gate.refresh(refresh).refresh_token
+        clock.ahead = 1001
+        with pytest.raises(Unauthenticated):
+            gate.refresh(refresh)
 
 
 class TestSettings:
