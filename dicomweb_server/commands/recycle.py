@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from dicomweb_server.commands.progress import MEGABYTE
 from dicomweb_server.commands.restore import scope_in_bin
@@ -18,7 +19,8 @@ EXAMPLE = "bin purge --before 2026-01-31 --data /srv/dicom"
 NOTES = """\
 list prints a line for each study with something in the bin: when it was removed last, instances, megabytes, Study
 Instance UID, Patient ID, name, study date, description. purge deletes for good what a UID names, what was removed
-before a day or time (UTC), or all. restore brings back.
+before a day or time (UTC), or all. restore brings back. With --replaced, purge means older versions of what is stored
+(see: restore --versions), by --before or --all.
 
 Exit status: 0 done, 1 not and why, 2 wrong usage, 130 interrupted."""
 COLUMNS = ("00100020", "00100010", "00080020", "00081030")
@@ -40,6 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("uids", nargs="*", metavar="UID", help="only of this study, series or instance")
     command.add_argument("--before", default="", metavar="DATE", help="only what was removed before this day or time")
     command.add_argument("--all", action="store_true", help="purge everything")
+    command.add_argument("--replaced", action="store_true", help="purge older versions of what is stored")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -47,9 +50,15 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     before = moment_of(options.before)
     if options.action == "purge" and not (options.uids or before or options.all):
         raise BadRequest("Name a UID or --before to purge, or say --all.")
+    if options.replaced and (options.action == "list" or options.uids):
+        raise BadRequest("Older versions are purged by --before or --all; restore --versions lists them.")
     storage, blobs = open_parts(settings)
     with closing(storage), closing(blobs):
         recycle_bin = RecycleBin(storage)
+        if options.replaced:
+            versions = recycle_bin.purge_replaced(before=before or datetime.now(UTC))
+            print(f"Deleted {versions} older versions for good, {Remove(storage, blobs).release()} files")
+            return 0
         scopes = [scope_in_bin(storage, uid) for uid in options.uids] or [Scope()]
         if options.action == "list":
             _print(entry for scope in scopes for entry in recycle_bin.entries(scope=scope, before=before))

@@ -19,7 +19,8 @@ A UID names a study, a series or an instance in the recycle bin (see: bin). Of e
 back, with its older versions. What is stored again meanwhile stays as it is, and the removed one in the bin.
 
 With --previous it names what is stored: each instance that was replaced gets its version before back; the current one
-is kept in its stead, so that the same command undoes it.
+is kept in its stead, so that the same command undoes it. --versions lists the older versions that are kept: the
+version, when it was replaced, its bytes and SOP Instance UID. --version brings the named one of an instance back.
 
 Exit status: 0 all is back, 1 something is not and why, 2 wrong usage, 130 interrupted."""
 
@@ -32,6 +33,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--previous", action="store_true", help="of what is stored and was replaced, the version before"
     )
+    command.add_argument("--versions", action="store_true", help="list the older versions of what is stored, and end")
+    command.add_argument("--version", metavar="VERSION", help="this older version of one stored instance")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -44,6 +47,16 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             number = sum(recycle_bin.restore_previous(scope=scope) for scope in stored)
             print(f"Restored the version before of {number} instances")
             return 0
+        if options.versions:
+            for scope in chosen_scopes(storage, options.uids):
+                _print_versions(storage, scope)
+            return 0
+        if options.version is not None:
+            if len(options.uids) != 1:
+                raise BadRequest("A version is that of one instance: name its UID only.")
+            storage.restore(instance_uid=options.uids[0], version=options.version)
+            print(f"Restored version {options.version} of 1 instance")
+            return 0
         scopes = [scope_in_bin(storage, uid) for uid in options.uids]
         done = [recycle_bin.restore(scope=scope) for scope in scopes]
     conflicts = sum(one.conflicts for one in done)
@@ -51,6 +64,14 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if conflicts:
         print(f"{conflicts} are stored again, and were left in the bin")
     return 1 if conflicts else 0
+
+
+def _print_versions(storage: Storage, scope: Scope) -> None:
+    """Of each instance, the newest version first."""
+    for one in storage.instances(scope=scope):
+        for old in storage.replaced(instance_uid=one.instance_uid):
+            moment = old.replaced_at.isoformat(" ", timespec="seconds")
+            print(f"{old.version}\t{moment}\t{old.instance.blob.size_bytes}\t{one.instance_uid}")
 
 
 def scope_in_bin(storage: Storage, uid: str) -> Scope:

@@ -90,6 +90,14 @@ class RecycleBin:
             total += number
         return total
 
+    def purge_replaced(self, *, before: datetime) -> int:
+        """Give up for good the older versions of what is stored that were replaced before the time; gives their
+        number."""
+        total = 0
+        while number := self._storage.purge_replaced(before=before, limit=BATCH):
+            total += number
+        return total
+
 
 def shown(entry: Binned) -> dict[str, Any]:
     """The attributes that tell a person what it is, as DICOM JSON."""

@@ -115,6 +115,20 @@ def test_the_version_before_comes_back(tmp_path: Path, capsys: pytest.CaptureFix
         assert "Second^Name" in names()
         assert capsys.readouterr().out == "Restored the version before of 1 instances\n" * 2
         assert main(["restore", store(server, 1), "--previous", "--data", str(data)]) == 1
+        assert main(["restore", first.StudyInstanceUID, "--versions", "--data", str(data)]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        version, _, _, uid = line.split("\t")
+        assert uid == first.SOPInstanceUID
+        assert main(["restore", uid, "--version", version, "--data", str(data)]) == 0
+        assert "First^Name" in names()
+        assert main(["restore", uid, "--version", "nothing", "--data", str(data)]) == 1
+        assert "there is no such version" in capsys.readouterr().err
+        assert main(["bin", "purge", "--replaced", "--data", str(data)]) == 1
+        assert main(["bin", "purge", "--replaced", "--before", "2001-01-01", "--data", str(data)]) == 0
+        assert main(["bin", "purge", "--replaced", "--all", "--data", str(data)]) == 0
+        assert capsys.readouterr().out.endswith("Deleted 1 older versions for good, 1 files\n")
+        assert main(["restore", uid, "--versions", "--data", str(data)]) == 0
+        assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
