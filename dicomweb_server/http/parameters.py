@@ -62,6 +62,12 @@ AUDIT = (
 )
 EVENTS = (Parameter("after", "As of /changes; the Last-Event-ID header wins; none: from now", _TEXT),)
 
+EDIT = (
+    Parameter("reason", "Why, where the payload is a data set alone", _TEXT),
+    Parameter("code", "The same as a code", {"type": "string", "enum": ["CORRECT", "COERCE"], "default": "CORRECT"}),
+    Parameter("dry_run", "Only say what would be done, where the payload is a data set alone", _TRUTH),
+)
+
 LINK_FOLDER = (Parameter("path", "A folder on the server, below one of links.folders", _TEXT),)
 
 ARCHIVE = (*ACCEPT, Parameter("dicomdir", "A DICOMDIR in a zip archive (extension)", _TRUTH))

@@ -118,11 +118,12 @@ def _delete(summary: str) -> Operation:
     return Operation(responder="objects.on_delete", summary=summary, permission=Permission.DELETE, statuses=(204,))
 
 
-def _edit(responder: str, summary: str) -> Operation:
+def _edit(responder: str, summary: str, parameters: tuple[Parameter, ...] = ()) -> Operation:
     return Operation(
         responder=f"edit.{responder}",
         summary=summary,
         permission=Permission.EDIT,
+        query=parameters,
         takes=(JSON, DICOM_JSON),
         gives=(JSON,),
     )
@@ -246,13 +247,15 @@ DICOMWEB: tuple[Route, ...] = (
         STUDY,
         get=_retrieve("objects.on_get", "Retrieve a study", (MULTIPART_DICOM, MULTIPART_OCTETS, ZIP), query.ARCHIVE),
         post=_store("Store instances of one study"),
-        patch=_edit("on_patch", "Edit attributes of patient and study, with a reason; versions before are kept"),
+        patch=_edit(
+            "on_patch", "Edit attributes of patient and study, with a reason; versions before are kept", query.EDIT
+        ),
         delete=_delete("Delete a study"),
     ),
     route(
         SERIES,
         get=_retrieve("objects.on_get", "Retrieve a series", (MULTIPART_DICOM, MULTIPART_OCTETS, ZIP), query.ARCHIVE),
-        patch=_edit("on_patch", "Edit attributes of a series, with a reason; versions before are kept"),
+        patch=_edit("on_patch", "Edit attributes of a series, with a reason; versions before are kept", query.EDIT),
         delete=_delete("Delete a series"),
     ),
     route(

@@ -73,6 +73,20 @@ def test_a_series(archive: Client, study: list[Dataset]) -> None:
     assert "edit the study" in refused.json["reason"]
 
 
+@pytest.mark.parametrize("wrap", [lambda data_set: data_set, lambda data_set: [data_set]])
+def test_a_data_set_alone_has_its_reason_in_the_query(archive: Client, study: list[Dataset], wrap: Any) -> None:
+    path = f"/studies/{study[0].StudyInstanceUID}"
+    data_set = wrap({"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Joan"}]}})
+    json = {"Content-Type": "application/dicom+json"}
+    assert "reason" in archive.patch_json(path, data_set, headers=json, status=400).json["reason"]
+    assert archive.patch_json(f"{path}?reason=misspelt&dry_run=true", data_set, headers=json).json["dry_run"] is True
+    assert archive.patch_json(f"{path}?reason=misspelt&code=COERCE", data_set, headers=json).json["edited"] == 3
+    new = read(archive, study[0])
+    assert new.PatientName == "Doe^Joan"
+    assert new.OriginalAttributesSequence[0].ReasonForTheAttributeModification == "COERCE"
+    assert archive.get(path + "/edits").json["edits"][0]["reason"] == "misspelt"
+
+
 @pytest.mark.parametrize(
     ("payload", "told"),
     [

@@ -1,5 +1,6 @@
 """Editing over HTTP (an extension): attributes of a study or series, patients who are one, a series to move."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,12 +11,13 @@ from dicomweb_server.dicom.media import etag_matches
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, PreconditionFailed, UnsupportedMedia
 from dicomweb_server.http.forms import payload
-from dicomweb_server.http.params import scope_of
+from dicomweb_server.http.params import first_parameter, scope_of, truth
 from dicomweb_server.http.resources.metadata import metadata_tags
 from dicomweb_server.services.edit import Cause, Edit, PatientName, Plan
 from dicomweb_server.storage.records import Scope
 
 TAKES = ("application/json", "application/dicom+json")
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _CAUSE = ("reason", "code", "dry_run")
 
 
@@ -26,9 +28,10 @@ class EditResource:
         self._edit = edit
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, **uids: str) -> None:
-        """Other values for attributes of a study or series: {"reason": ..., "attributes": DICOM JSON}."""
+        """Other values for attributes of a study or series: {"reason": ..., "attributes": DICOM JSON}, or the
+        DICOM JSON alone with the reason in the query."""
         scope = scope_of(**uids)
-        body = _body(req, ("attributes",))
+        body = _body(req, ("attributes",), bare=True)
         plan = self._edit.attributes(scope, _attributes(body, required=True), _cause(req, body))
         self._carry_out(req, resp, plan, body, check=lambda: self._check(req, scope))
         resp.set_header("ETag", f'"{self._edit.version(scope)}"')
@@ -91,7 +94,7 @@ class EditResource:
             raise PreconditionFailed("it has changed since: read it again, and edit what is there now")
 
 
-def _body(req: falcon.Request, names: tuple[str, ...]) -> Mapping[str, Any]:
+def _body(req: falcon.Request, names: tuple[str, ...], *, bare: bool = False) -> Mapping[str, Any]:
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     data = payload(req)
     if kind not in TAKES and (data or kind):
@@ -100,12 +103,23 @@ def _body(req: falcon.Request, names: tuple[str, ...]) -> Mapping[str, Any]:
         body = orjson.loads(data)
     except orjson.JSONDecodeError:
         raise BadRequest("the payload is no JSON") from None
+    if bare and _is_data_set(body):
+        texts = {name: first_parameter(req, name) for name in ("reason", "code")}
+        given = {name: text for name, text in texts.items() if text is not None}
+        return {"attributes": body, "dry_run": truth(req, "dry_run"), **given}
     known = (*names, *_CAUSE)
     if not isinstance(body, dict):
         raise BadRequest(f"the payload is a JSON object with {', '.join(known)}")
     if unknown := sorted(set(body) - set(known)):
         raise BadRequest(f"there is no field {unknown[0][:64]!r} here; there is {', '.join(known)}")
     return body
+
+
+def _is_data_set(body: Any) -> bool:
+    """Whether it is DICOM JSON without anything around it: tags, as an object or a list of one."""
+    if isinstance(body, list) and len(body) == 1:
+        (body,) = body
+    return isinstance(body, dict) and bool(body) and all(_TAG.fullmatch(name) for name in body)
 
 
 def _cause(req: falcon.Request, body: Mapping[str, Any]) -> Cause:
