@@ -158,7 +158,7 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         watch=metrics.codec_task,
     )
     places = _prefixes(settings)
-    edit = Edit(scoped, editor, whole=storage, would_see=scoped.would_see)
+    edit = Edit(scoped, editor, whole=storage, sees=scoped.sees, would_see=scoped.would_see)
     resources = _resources(settings, scoped, blobs, pool, places, feed, metrics, login, guard, release, edit)
     for place, prefixes in places.items():
         for prefix in prefixes:

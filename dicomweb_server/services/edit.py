@@ -71,8 +71,8 @@ class Plan:
 
 
 class Edit:
-    """Plans edits. `storage` is what the one who asks sees, `whole` all there is; `would_see` tells whether a study
-    with these attributes, some of which changed, would exist for them."""
+    """Plans edits. `storage` is what the one who asks sees, `whole` all there is; `sees` tells whether a study
+    exists for them, `would_see` whether one with these attributes, some of which changed, would."""
 
     def __init__(
         self,
@@ -80,12 +80,14 @@ class Edit:
         editor: Editor,
         *,
         whole: Storage | None = None,
+        sees: Callable[[str], bool] = lambda _study_uid: True,
         would_see: Callable[[Attributes, Set[str]], bool] = lambda _attributes, _changed: True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._storage = storage
         self._whole = storage if whole is None else whole
         self._editor = editor
+        self._sees = sees
         self._would_see = would_see
         self._clock = clock
 
@@ -102,13 +104,14 @@ class Edit:
         return self._storage.version(scope=scope)
 
     def history(self, study_uid: str) -> list[dict[str, Any]]:
-        """The edits of a study, oldest first: when, by whom, why, which attributes, how many instances; no values.
-        Raises NotFound."""
+        """The edits of a study, oldest first: when, by whom, why, which attributes, how many instances; no values, and
+        no other studies than those that exist for the one who asks. Raises NotFound."""
         self._study(study_uid)
         return [
             {
                 "edit": document.document_id,
                 **{name: value for name, value in document.body.items() if name != "changes"},
+                "scopes": [scope for scope in document.body["scopes"] if scope[0] == study_uid or self._sees(scope[0])],
             }
             for document in self._editor.intents.of_study(study_uid)
         ]

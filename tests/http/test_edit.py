@@ -265,3 +265,23 @@ class TestRights:
         merge = {"source": {"patient_id": "P2"}, "target": {"patient_id": "S"}, "reason": REASON}
         archive.post_json("/patients/merge", merge, headers=cora, status=404)
         archive.patch_json(path, body(InstitutionName="South"), headers=admin)
+
+    def test_the_record_of_a_merge_names_the_source_and_its_list_no_hidden_study(self, make_archive: Archive) -> None:
+        archive = make_archive({**LOGIN_SETTINGS, "auth.access": ["role curator: InstitutionName=North"]})
+        admin, cora = bearer(log_in(archive)["token"]), add_user(archive, "cora", "curator")
+        seen = instance(InstitutionName="North", PatientID="A")
+        hidden, target = instance(InstitutionName="South", PatientID="A"), instance(PatientID="B")
+        archive.authorization = ("Bearer", admin["Authorization"].split()[1])
+        archive.store(seen, hidden, target)
+        archive.authorization = None
+        merge = {"source": {"patient_id": "A"}, "target": {"patient_id": "B"}, "reason": REASON}
+        assert archive.post_json("/patients/merge", merge, headers=admin).json["edited"] == 2
+        records = archive.get("/audit?action=edit&outcome=success", headers=admin).json["records"]
+        assert {(record["study_uid"], record["patient_id"]) for record in records} == {
+            (seen.StudyInstanceUID, "A"),
+            (hidden.StudyInstanceUID, "A"),
+        }
+        for who, uids in ((admin, {seen.StudyInstanceUID, hidden.StudyInstanceUID}), (cora, {seen.StudyInstanceUID})):
+            listed = archive.get(f"/studies/{seen.StudyInstanceUID}/edits", headers=who).json["edits"]
+            assert {study for study, _ in listed[0]["scopes"]} == uids
+        archive.get(f"/studies/{hidden.StudyInstanceUID}/edits", headers=cora, status=404)
