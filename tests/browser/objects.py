@@ -1,4 +1,4 @@
-"""Objects that go with an image: a segmentation of it, and a PDF."""
+"""Objects that go with an image: a segmentation of it, a PDF, and a video."""
 
 import io
 from typing import Any
@@ -6,8 +6,17 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+from pydicom.uid import (
+    MPEG4HP41,
+    UID,
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    SegmentationStorage,
+    VideoPhotographicImageStorage,
+    generate_uid,
+)
 
 PDF = (
     b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
@@ -22,6 +31,18 @@ def pdf(study_uid: str, name: str) -> bytes:
     ds.DocumentTitle, ds.BurnedInAnnotation, ds.ConversionType = "Report", "YES", "WSD"
     ds.MIMETypeOfEncapsulatedDocument, ds.EncapsulatedDocument = "application/pdf", PDF + b"\n" * (len(PDF) % 2)
     return _written(ds)
+
+
+def video(study_uid: str, name: str) -> bytes:
+    """An MPEG-4 video in a study of its own: a container that no player shows, as none is needed to see who asks."""
+    ds = _begun(study_uid, name, "XC", VideoPhotographicImageStorage)
+    ds.Rows, ds.Columns, ds.NumberOfFrames, ds.FrameTime = 480, 640, 30, "40"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_PARTIAL_420", 0
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation, ds.LossyImageCompression = 7, 0, "01"
+    ds.PixelData = encapsulate([b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 20])
+    ds["PixelData"].VR = "OB"
+    return _written(ds, MPEG4HP41)
 
 
 def segmentation(image: bytes) -> bytes:
@@ -104,9 +125,9 @@ def _begun(study_uid: str, name: str, modality: str, sop_class: str) -> Dataset:
     return ds
 
 
-def _written(ds: Dataset) -> bytes:
+def _written(ds: Dataset, transfer_syntax_uid: UID = ExplicitVRLittleEndian) -> bytes:
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.TransferSyntaxUID = transfer_syntax_uid
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     out = io.BytesIO()

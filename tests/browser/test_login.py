@@ -3,6 +3,7 @@ issuer."""
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from pydicom.uid import generate_uid
 
-from tests.browser.pictures import likeness, reference, shown, visit, wait_for
-from tests.browser.test_ohif import CT, LIKE, picture
+from tests.browser import objects
+from tests.browser.pictures import colourfulness, likeness, reference, shown, visit, wait_for
+from tests.browser.test_ohif import CT, LIKE, Case, open_segmentation, picture
+from tests.e2e.test_keycloak import administration, settings_for
 from tests.http.identities import ADMIN, PASSWORD
 from tests.live import LiveServer, running, serving
+from tests.samples import RELATED, envelope
 from tests.services import oidc_provider
 from tests.services.keycloak import CLIENT, CLIENT_SECRET, REALM
 
@@ -47,10 +52,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, viewer_data: Path) -> Iter
         yield server
 
 
+def with_password(url: str) -> str:
+    """The URL for a client that is no browser."""
+    return url.replace("://", f"://{ADMIN}:{PASSWORD.replace(' ', '%20')}@")
+
+
 def expect_ct(page: Page, server: LiveServer) -> None:
     """The picture of the study is on the page."""
-    url = picture(server, CT).replace("://", f"://{ADMIN}:{PASSWORD.replace(' ', '%20')}@")
-    expected, aspect = reference(url)
+    expected, aspect = reference(with_password(picture(server, CT)))
     assert wait_for(page, lambda: likeness(shown(page, aspect=aspect), expected) > LIKE), page.url
 
 
@@ -72,6 +81,45 @@ class TestViewer:
         assert [one for one in seen.failures if "/login" not in one and "favicon" not in one] == []
         cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
         assert cookies["dicomweb_session"]["httpOnly"]
+
+    def test_all_that_the_viewer_asks_goes_by_the_cookie(self, closing: Browser, guarded: LiveServer) -> None:
+        """Pictures, a segmentation, a video and saving: nothing that is asked after the login is refused."""
+        case = Case("seg-login", CT.file)
+        image, film = case.content(), str(generate_uid())
+        body = envelope([image, objects.segmentation(image), objects.video(film, "Case^video")])
+        headers = {"Content-Type": RELATED}
+        stored = requests.post(f"{guarded.url}/studies", body, headers=headers, auth=(ADMIN, PASSWORD), timeout=60)
+        assert stored.status_code == 200, stored.text
+        seen = visit(closing, f"{guarded.url}/login?next=/ohif/viewer?StudyInstanceUIDs={case.uid('study')}")
+        page = seen.page
+        page.fill("input[name=username]", ADMIN)
+        page.fill("input[name=password]", PASSWORD)
+        seen.failures.clear()  # the page of the login has no icon
+        seen.answers.clear()
+        page.click("button")
+        expected, aspect = reference(with_password(picture(guarded, case)))
+        assert wait_for(page, lambda: likeness(shown(page, aspect=aspect), expected) > LIKE), seen.failures
+        page.get_by_text("Segmentation", exact=True).first.dblclick()
+        assert wait_for(page, lambda: open_segmentation(page) and colourfulness(shown(page, aspect=aspect)) > 5)
+        # As a player on the page asks.
+        (one,) = requests.get(f"{guarded.url}/studies/{film}/instances", auth=(ADMIN, PASSWORD), timeout=60).json()
+        series, instance = (one[tag]["Value"][0] for tag in ("0020000E", "00080018"))
+        player = (
+            "url => { const video = document.createElement('video'); video.src = url; document.body.append(video) }"
+        )
+        page.evaluate(player, f"/studies/{film}/series/{series}/instances/{instance}/rendered")
+        assert wait_for(page, lambda: any(film in path for path in seen.paths()))
+        # As the viewer saves: from its page, without a token.
+        saved = page.evaluate(
+            """async ([body, type]) => (await fetch('/studies', {method: 'POST', headers: {'Content-Type': type},
+                body: Uint8Array.from(atob(body), c => c.charCodeAt(0))})).status""",
+            [base64.b64encode(envelope([objects.segmentation(image)])).decode(), RELATED],
+        )
+        assert saved == 200
+        statuses = {path: answer.status for path, answer in zip(seen.paths(), seen.answers, strict=True)}
+        for part in ("/metadata", "/frames/", "/thumbnail", "/rendered", "/series"):
+            assert any(part in path for path in statuses), part
+        assert [path for path, status in statuses.items() if status in (401, 403)] == []
 
     def test_a_share_link_opens_its_study_and_no_other(self, closing: Browser, guarded: LiveServer) -> None:
         made = requests.post(
@@ -115,6 +163,30 @@ class TestKeycloak:
             assert page.request.get(f"{server.url}/api/profile").status == 401
             page.goto(f"{server.url}/studies")
             page.wait_for_selector("#kc-login", timeout=WAIT_MILLISECONDS)  # Keycloak has forgotten, too
+
+    def test_who_is_disabled_there_is_out_here(self, closing: Browser, tmp_path: Path, keycloak_url: str) -> None:
+        """Each second the session is confirmed with the refresh token: it lasts, until the user is disabled."""
+        admin = administration(keycloak_url)
+        secret = {"type": "password", "value": "dora-pass", "temporary": False}
+        person = {"username": "dora", "enabled": True, "email": "dora@test.example", "emailVerified": True}
+        made = admin("POST", "users", {**person, "firstName": "D", "lastName": "D", "credentials": [secret]})
+        user = f"users/{made.headers['Location'].rpartition('/')[2]}"
+        try:
+            environment = settings_for(keycloak_url, CONFIRM_SECONDS="1")
+            with serving(tmp_path, "--workers", "2", environment=environment) as server:
+                page = closing.new_context().new_page()
+                page.goto(f"{server.url}/login?next=/api/profile")
+                page.fill("#username", "dora")
+                page.fill("#password", "dora-pass")
+                page.click("#kc-login")
+                page.wait_for_url(re.compile("/api/profile$"), timeout=WAIT_MILLISECONDS)
+                profile = f"{server.url}/api/profile"
+                admin("POST", f"{user}/role-mappings/realm", [admin("GET", "roles/reader").json()])
+                assert wait_for(page, lambda: page.request.get(profile).json()["roles"] == ["reader"], seconds=15)
+                admin("PUT", user, {**person, "firstName": "D", "lastName": "D", "enabled": False})
+                assert wait_for(page, lambda: page.request.get(profile).status == 401, seconds=15)
+        finally:
+            admin("DELETE", user)
 
 
 def test_an_issuer_that_is_not_keycloak(closing: Browser, tmp_path: Path) -> None:
