@@ -55,6 +55,11 @@ Searching
     keys the same way, while studies are listed by date downwards with the missing ones last. `sources` chooses the
     ranges of one term; the documents found are compared with all terms by `dicom.matching`. Without a bookmark:
     pages begin at the key where the last one ended.
+
+    CouchDB brings a view up to date when it is read (and before, when it has time), so that a search sees what was
+    stored. There are few design documents, because each costs a pass over all that was written, and few rows, because
+    each costs writing to a tree. Who reads a view that is far behind waits, longer than one answer may take if it must
+    be (`database`).
 """
 
 from backends.couchdb.blobs import CouchBlobStore

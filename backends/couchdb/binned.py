@@ -72,7 +72,7 @@ class Bin:
         start = _start(scope)
         end: Any = documents.microseconds(before) if before is not None else keys.END
         pages = self._records.pages(
-            "bin/entries", size=PAGE, startkey=[*start, *after], endkey=[*start, end], include_docs=True
+            "rest/binned", size=PAGE, startkey=[*start, *after], endkey=[*start, end], include_docs=True
         )
         chosen: list[Json] = []
         for rows in pages:
@@ -159,7 +159,7 @@ class Bin:
 
     def finish(self) -> None:
         """Finish what processes that died were purging."""
-        rows = self._records.view("bin/purging", include_docs=True)
+        rows = self._records.view("rest/purging", include_docs=True)
         found = [row["doc"] for row in rows if row.get("doc")]
         self._let_go([each for each in found if each["type"] == "binned"])
         self._forget([each for each in found if each["type"] == "replaced"])
@@ -168,7 +168,7 @@ class Bin:
         """Forget entries that were purged long ago."""
         self.finish()
         end = self._clock.next() - TOMBSTONE_MICROSECONDS
-        rows = self._records.view("bin/purged", endkey=end)
+        rows = self._records.view("rest/purged", endkey=end)
         self._records.delete({"_id": row["id"], "_rev": row["value"]} for row in rows)
 
     def _take(self, chosen: Sequence[Json]) -> list[Json]:
@@ -206,7 +206,7 @@ class Bin:
         """As `Storage.purge_replaced`."""
         self.finish()
         pages = self._records.pages(
-            "moving/replaced",
+            "rest/replaced",
             size=PAGE,
             startkey=[],
             endkey=[documents.microseconds(before)],

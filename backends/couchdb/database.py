@@ -5,14 +5,15 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import couchdb  # type: ignore[import-untyped]
 import couchdb.http  # type: ignore[import-untyped]
 
 from backends.couchdb import designs
-from backends.couchdb.session import Session, driver_errors
+from backends.couchdb.session import Session, TooSlow, driver_errors
 from backends.couchdb.settings import CouchSettings
 from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, StorageUnavailable
 from dicomweb_server.storage.records import StorageState
@@ -27,6 +28,7 @@ BULK_BYTES = 8 * 1024 * 1024
 IDS_AT_ONCE = 1000
 AFTER_ID = "\ufff0"
 CHECK_SECONDS = 3.0
+BUILDING_SECONDS = 300.0
 FORMAT = 1
 FORMAT_ID = "format"
 
@@ -67,8 +69,7 @@ class Database:
 
     def view(self, name: str, **options: Any) -> list[Json]:
         """The rows of a view ("design/view") as they are now."""
-        with driver_errors():
-            rows: list[Json] = self._database.view(name, wrapper=_as_it_is, **options).rows
+        rows: list[Json] = self._patiently(name, lambda: self._database.view(name, wrapper=_as_it_is, **options).rows)
         self._server.rows += len(rows)
         return rows
 
@@ -80,12 +81,47 @@ class Database:
         found: list[list[Json]] = []
         for start in range(0, len(ranges), IDS_AT_ONCE):
             some = list(ranges[start : start + IDS_AT_ONCE])
-            with driver_errors():
-                resource = self.resource("_design", design, "_view", view, "queries")
-                _, _, answer = resource.post_json(body={"queries": some})
+            resource = self.resource("_design", design, "_view", view, "queries")
+            _, _, answer = self._patiently(name, partial(resource.post_json, body={"queries": some}))
             found += [result["rows"] for result in answer["results"]]
         self._server.rows += sum(len(rows) for rows in found)
         return found
+
+    def _patiently(self, view: str, ask: Callable[[], Any]) -> Any:
+        """An answer of a view. CouchDB first brings it up to date, which after much was written takes longer than an
+        answer may: then it is asked again as long as it works on that, but not for ever."""
+        deadline = time.monotonic() + BUILDING_SECONDS
+        again = True  # once also when it is not being built: it may just have been finished
+        while True:
+            try:
+                with driver_errors():
+                    return ask()
+            except TooSlow as exc:
+                building = self._is_being_built(view)
+                if not (building or (again and building is not None)):
+                    raise
+                again = building
+                if time.monotonic() > deadline:
+                    raise StorageUnavailable("CouchDB is still building an index; try again later.") from exc
+                logger.warning("CouchDB is still building the view %s of %s.", view, self.name)
+
+    def _is_being_built(self, view: str) -> bool | None:
+        """Whether CouchDB works on a view, asked over a connection of its own with a short timeout; None where it does
+        not say."""
+        design, _, name = view.partition("/")
+        if not name:
+            return None
+        settings = self._server.settings
+        session = Session(settings.address, timeout_seconds=CHECK_SECONDS)
+        try:
+            with driver_errors():
+                database = couchdb.Database(f"{self._server.url}/{self.name}", session=session)
+                _, _, found = database.resource("_design", design, "_info").get_json()
+        except StorageError:
+            return None
+        finally:
+            session.close()
+        return bool(found["view_index"]["updater_running"])
 
     def pages(self, name: str, *, size: int, **options: Any) -> Iterator[list[Json]]:
         """The rows of a range in pages, each begun by the key where the one before ended."""
@@ -152,6 +188,10 @@ class Database:
                 self.put(document)
             elif not designs.same(old, document):
                 self.put({**document, "_rev": old["_rev"]})
+        rows = self.view("_all_docs", startkey="_design/", endkey="_design/" + AFTER_ID)
+        names = {document["_id"] for document in wanted}
+        unused = [row for row in rows if row["id"] in designs.FORMER - names]
+        self.delete({"_id": row["id"], "_rev": row["value"]["rev"]} for row in unused)
 
 
 class Server:

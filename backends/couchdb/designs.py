@@ -1,7 +1,8 @@
 """The design documents: the views that every answer is read from.
 
-Views are grouped by who reads them, because CouchDB brings all views of one design document up to date together: what
-the store reads after each write is kept apart from what only searches or the change feed need.
+CouchDB brings all views of one design document up to date together, and gives every document that has changed to the
+JavaScript of each design document once. So there are few of them: what reading and storing need at once is apart from
+what only searches, the change feed and housekeeping read, and no more than that.
 """
 
 import json
@@ -12,14 +13,18 @@ Views = Mapping[str, tuple[str, str | None]]
 
 PIECES = ("00100010", "00100020", "00080050", "00081030")
 """The attributes of studies in which a text is found wherever it stands without looking through all values: those for
-which viewers send `*x*`. Each costs a row for each of its characters."""
+which viewers send `*x*`. Each costs a row for every second of its characters."""
 
 PIECE_DIGITS = 16
 """How many hex digits of a piece stand in its key."""
 
 
-# Headers: the distinct headers of each series, with how many instances have each and which came first. Counts: the
-# instances of a study and of a series.
+# Headers: the distinct headers of each series, with how many instances have each and which came first. They also count
+# the instances of a study and of a series.
+# Instances in their order. What an open removal names comes first in its series (null sorts first), so that who reads
+# on sees none of it. `_id` (of nothing) keeps `include_docs` from giving the whole intent with each of its rows.
+# History: an entry [number, kind, study, series] stays with the instance as long as it lives, then with its record of
+# removal. The value 0 marks what is there now.
 _LIVE: Views = {
     "headers": (
         """function (doc) {
@@ -27,18 +32,6 @@ _LIVE: Views = {
         }""",
         "_stats",
     ),
-    "counts": (
-        """function (doc) {
-            if (doc.type === "instance") { emit([doc.study], null); emit([doc.study, doc.series], null); }
-        }""",
-        "_count",
-    ),
-}
-
-# Instances in their order. What an open removal names comes first in its series (null sorts first), so that who reads
-# on sees none of it. `_id` (of nothing) keeps `include_docs` from giving the whole
-# intent with each of its rows.
-_LISTS: Views = {
     "instances": (
         """function (doc) {
             if (doc.type === "instance")
@@ -50,11 +43,6 @@ _LISTS: Views = {
         }""",
         None,
     ),
-}
-
-# An entry [number, kind, study, series] stays with the instance as long as it lives, then with its record of removal.
-# The value 0 in `history` marks what is there now.
-_HISTORY: Views = {
     "history": (
         """function (doc) {
             if (!doc.entries) return;
@@ -63,6 +51,18 @@ _HISTORY: Views = {
         }""",
         "_stats",
     ),
+}
+
+_CONFLICTS: Views = {
+    "conflicts": ("""function (doc) { if (doc._conflicts) emit(doc._id, doc._conflicts); }""", None),
+}
+
+# Usage: instances, older versions and the bin with the sizes of their files: of all, and of each series.
+# Binned: the bin in the order of removal: all of it, of a study, series or instance. Purging, purged: what leaves it
+# for good, and what has left it.
+# Stored and replaced are read to move an archive: instances in the order of storing, older versions in that of being
+# replaced.
+_REST: Views = {
     "feed": (
         """function (doc) {
             if (!doc.entries) return;
@@ -70,10 +70,6 @@ _HISTORY: Views = {
         }""",
         "_count",
     ),
-}
-
-# Instances, older versions and the bin with the sizes of their files: of all, of a study, of a series.
-_USAGE: Views = {
     "usage": (
         """function (doc) {
             if (doc.type !== "instance" && doc.type !== "replaced" && doc.type !== "binned") return;
@@ -81,14 +77,10 @@ _USAGE: Views = {
             var modality = (JSON.parse(doc.summary)["00080060"] || {}).Value;
             var rest = [modality && modality[0] || "", doc.transfer_syntax];
             emit([doc.type, 0].concat(rest), doc.blob.size);
-            emit([doc.type, 1, doc.study].concat(rest), doc.blob.size);
-            emit([doc.type, 2, doc.study, doc.series].concat(rest), doc.blob.size);
+            emit([doc.type, 1, doc.study, doc.series].concat(rest), doc.blob.size);
         }""",
         "_stats",
     ),
-}
-
-_BLOBS: Views = {
     "blobs": (
         """function (doc) {
             if (doc.type === "released") emit(doc.blob, [doc._id, doc._rev]);
@@ -100,11 +92,7 @@ _BLOBS: Views = {
         None,
     ),
     "released": ("""function (doc) { if (doc.type === "released") emit([doc.seq, doc.blob], null); }""", None),
-}
-
-# The bin in the order of removal: all of it, of a study, series or instance; what is being purged, and what was.
-_BIN: Views = {
-    "entries": (
+    "binned": (
         """function (doc) {
             if (doc.type !== "binned" || doc.purging) return;
             var rest = [doc.binned_at, doc.uid + "-" + doc.life];
@@ -117,20 +105,15 @@ _BIN: Views = {
     ),
     "purging": ("""function (doc) { if (doc.purging) emit(null, null); }""", None),
     "purged": ("""function (doc) { if (doc.type === "purged") emit(doc.purged_at, doc._rev); }""", None),
-}
-
-# What is read to move an archive: instances in the order of storing, older versions in that of being replaced.
-_MOVING: Views = {
-    "instances": ("""function (doc) { if (doc.type === "instance") emit([doc.seq, doc.uid], null); }""", None),
+    "stored": ("""function (doc) { if (doc.type === "instance") emit([doc.seq, doc.uid], null); }""", None),
     "replaced": ("""function (doc) { if (doc.type === "replaced") emit([doc.replaced_at, doc._id], null); }""", None),
+    **_CONFLICTS,
 }
 
-_CONFLICTS: Views = {
-    "conflicts": ("""function (doc) { if (doc._conflicts) emit(doc._id, doc._conflicts); }""", None),
-}
-
-# What Python computed stands in the documents: `terms` the values to find an entity by, `scan` those to look through,
-# `orders` its place in each order.
+# What Python computed stands in the documents: `terms` the values to find an entity by, `orders` its place in each
+# order, `scans` the attributes to look through: their values stand in the rows of the default order of each level.
+# Pieces: of some attributes of studies what stands from every second character on, so that a text inside a value is
+# found as the beginning of a piece, with its first character or without that. The value is the character before.
 _SEARCH: Views = {
     "terms": (
         """function (doc) {
@@ -140,47 +123,36 @@ _SEARCH: Views = {
         }""",
         "_count",
     ),
-}
-# The same for lists of values, which one request takes as `keys`.
-_VALUES: Views = {
-    "values": (
+    "pieces": (
         """function (doc) {
-            if (!doc.terms) return;
-            for (var tag in doc.terms)
-                doc.terms[tag].forEach(function (value) { emit([doc.level, tag, value], [doc.place, doc.sort]); });
-        }""",
-        None,
-    ),
-}
-# The values to look through, in the order of their entities; and of some attributes each piece: what stands from a
-# character on, so that a text inside a value is found as the beginning of a piece.
-_SCANS: Views = {
-    "scans": (
-        """function (doc) {
-            if (!doc.scans) return;
-            doc.scans.forEach(function (tag) {
-                if (doc.terms[tag]) emit([doc.level, tag, doc.place, doc.sort], doc.terms[tag]);
-            });
-            if (doc.level === "study") PIECES.forEach(function (tag) {
+            if (doc.level === "study") TAGS.forEach(function (tag) {
                 var seen = {};
                 (doc.terms[tag] || []).forEach(function (value) {
-                    for (var start = 0; start < value.length; start += 2) {
-                        var first = value.charAt(start), piece = value.substr(start, PIECE_DIGITS);
-                        if ((first >= "8" && first <= "b") || seen[piece]) continue;
-                        seen[piece] = true;
-                        emit([doc.level, tag + "p", piece, doc.place, doc.sort], null);
+                    var before = "", even = true;
+                    for (var start = 0, end; start < value.length; start = end) {
+                        end = start + 2;
+                        while (end < value.length && value.charAt(end) >= "8" && value.charAt(end) <= "b") end += 2;
+                        var piece = value.substr(start, DIGITS);
+                        if (even && !seen[before + " " + piece]) {
+                            seen[before + " " + piece] = true;
+                            emit([tag, piece, doc.place, doc.sort], before);
+                        }
+                        before = value.substring(start, end);
+                        even = !even;
                     }
                 });
             });
-        }""".replace("PIECES", json.dumps(PIECES)).replace("PIECE_DIGITS", str(PIECE_DIGITS)),
+        }""".replace("TAGS", json.dumps(PIECES)).replace("DIGITS", str(PIECE_DIGITS)),
         None,
     ),
-}
-_ORDERS: Views = {
     "orders": (
         """function (doc) {
             if (!doc.orders) return;
-            doc.orders.forEach(function (order) { emit([doc.level].concat(order), null); });
+            var first = doc.level === "study" ? "newest" : "uid", values = {};
+            doc.scans.forEach(function (tag) { if (doc.terms[tag]) values[tag] = doc.terms[tag]; });
+            doc.orders.forEach(function (order) {
+                emit([doc.level].concat(order), order[0] === first ? values : null);
+            });
         }""",
         "_count",
     ),
@@ -201,6 +173,7 @@ _PATIENTS: Views = {
         }""",
         None,
     ),
+    **_CONFLICTS,
 }
 
 _DOCUMENTS: Views = {
@@ -215,26 +188,28 @@ _DOCUMENTS: Views = {
     ),
 }
 
-RECORDS: Mapping[str, Views] = {
-    "live": _LIVE,
-    "lists": _LISTS,
-    "history": _HISTORY,
-    "blobs": _BLOBS,
-    "bin": _BIN,
-    "moving": _MOVING,
-    "usage": _USAGE,
-    "conflicts": _CONFLICTS,
-}
-ENTITIES: Mapping[str, Views] = {
-    "terms": _SEARCH,
-    "values": _VALUES,
-    "scans": _SCANS,
-    "orders": _ORDERS,
-    "patients": _PATIENTS,
-    "conflicts": _CONFLICTS,
-}
-DOCUMENTS: Mapping[str, Views] = {"documents": _DOCUMENTS, "conflicts": _CONFLICTS}
+RECORDS: Mapping[str, Views] = {"live": _LIVE, "rest": _REST}
+ENTITIES: Mapping[str, Views] = {"search": _SEARCH, "patients": _PATIENTS}
+DOCUMENTS: Mapping[str, Views] = {"documents": _DOCUMENTS}
 BLOBS: Mapping[str, Views] = {}
+
+FORMER = frozenset(
+    f"_design/{name}"
+    for name in (
+        "lists",
+        "history",
+        "blobs",
+        "bin",
+        "moving",
+        "usage",
+        "conflicts",
+        "terms",
+        "values",
+        "scans",
+        "orders",
+    )
+)
+"""Those that were there before this format of the views, and are deleted."""
 
 
 def design_documents(designs: Mapping[str, Views]) -> list[dict[str, Any]]:

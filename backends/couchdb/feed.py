@@ -37,7 +37,7 @@ class Feed:
             return []
         # The key at the start was given before: a longer one stands right behind it.
         first = [low, ""] if start is None else [*start, None]
-        rows = self._records.view("history/feed", startkey=first, endkey=[keys.END], limit=limit, reduce=False)
+        rows = self._records.view("rest/feed", startkey=first, endkey=[keys.END], limit=limit, reduce=False)
         numbers = [int(row["key"][0]) for row in rows]
         before: dict[int, int] = {low: given}
         changes = []
@@ -65,7 +65,7 @@ class Feed:
         return max((int(row["key"][0]) for row in self._newest()), default=0)
 
     def _newest(self) -> list[Json]:
-        return self._records.view("history/feed", startkey=[keys.END], descending=True, limit=1, reduce=False)
+        return self._records.view("rest/feed", startkey=[keys.END], descending=True, limit=1, reduce=False)
 
     def _resume(self, cursor: str) -> tuple[list[Any], int]:
         found = _CURSOR.fullmatch(cursor)
@@ -75,14 +75,14 @@ class Feed:
 
     def _count(self, low: int, end: list[Any]) -> int:
         """How many entries there are from a number to a key, inclusive."""
-        rows = self._records.view("history/feed", startkey=[low, ""], endkey=end, reduce=True)
+        rows = self._records.view("rest/feed", startkey=[low, ""], endkey=end, reduce=True)
         return int(rows[0]["value"]) if rows else 0
 
     def version(self, scope: Scope) -> str:
         """As `Storage.version`: how many entries there are in the scope, and the latest number. Entries outlive their
         instances, so that both only grow once a change is complete."""
         place = [uid for uid in (scope.study_uid, scope.series_uid, scope.instance_uid) if uid is not None]
-        rows = self._records.view("history/history", startkey=place, endkey=[*place, keys.END], reduce=True)
+        rows = self._records.view("live/history", startkey=place, endkey=[*place, keys.END], reduce=True)
         value = rows[0]["value"] if rows else None
         last, count, least = (int(value[name]) for name in ("max", "count", "min")) if value else (0, 0, 1)
         if least and scope.level is not None:

@@ -75,14 +75,14 @@ class Moving:
             yield [row for row in rows if _key(row) != after]
 
     def _instances(self, after: Key | None, _number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
-        for rows in self._pages("moving/instances", after, include_docs=True):
+        for rows in self._pages("rest/stored", after, include_docs=True):
             found = [row["doc"] for row in rows if row.get("doc")]
             for document, packed in zip(found, documents.deflated(self._records, found), strict=True):
                 entry = InstanceEntry(instance=documents.stored_instance(document), metadata=packed)
                 yield (int(document["seq"]), document["uid"]), entry
 
     def _replaced(self, after: Key | None, number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
-        for rows in self._pages("moving/replaced", after, include_docs=True):
+        for rows in self._pages("rest/replaced", after, include_docs=True):
             found = self._bin.true_versions([row["doc"] for row in rows if row.get("doc")])
             for old, packed in zip(found, documents.deflated(self._records, found), strict=True):
                 number += 1
@@ -97,7 +97,7 @@ class Moving:
     def _binned(self, after: Key | None, number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
         start = ["all", "", *(after or ())]
         pages = self._records.pages(
-            "bin/entries", size=PAGE, startkey=start, endkey=["all", "", keys.END], include_docs=True
+            "rest/binned", size=PAGE, startkey=start, endkey=["all", "", keys.END], include_docs=True
         )
         for rows in pages:
             found = self._bin.true_entries([row["doc"] for row in rows if row.get("doc") and row["key"] != start])
@@ -130,7 +130,7 @@ class Moving:
         ]
 
     def _changes(self, after: Key | None, number: int) -> Iterator[tuple[Key, ArchiveEntry]]:
-        for rows in self._pages("history/feed", after, include_docs=False):
+        for rows in self._pages("rest/feed", after, include_docs=False):
             for row in rows:
                 number += 1
                 place, uid = _key(row)

@@ -62,7 +62,7 @@ class Reading:
         start = [uid for uid in (scope.study_uid, scope.series_uid) if uid is not None]
         hidden: set[tuple[str, str]] = set()
         pages = self._records.pages(
-            "lists/instances", size=INSTANCES_AT_ONCE, startkey=start, endkey=[*start, keys.END], include_docs=True
+            "live/instances", size=INSTANCES_AT_ONCE, startkey=start, endkey=[*start, keys.END], include_docs=True
         )
         for rows in pages:
             found = []

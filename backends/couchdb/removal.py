@@ -74,7 +74,7 @@ class Removal:
         start = [uid for uid in (scope.study_uid, scope.series_uid) if uid is not None]
         items: dict[str, Json] = {}
         pages = self._records.pages(
-            "lists/instances", size=INSTANCES_AT_ONCE, startkey=start, endkey=[*start, keys.END], include_docs=True
+            "live/instances", size=INSTANCES_AT_ONCE, startkey=start, endkey=[*start, keys.END], include_docs=True
         )
         for rows in pages:
             for row in rows:
@@ -237,7 +237,7 @@ class Removal:
 
     def released(self, limit: int) -> list[str]:
         """As `Storage.released`."""
-        return [row["key"][1] for row in self._records.view("blobs/released", limit=limit)]
+        return [row["key"][1] for row in self._records.view("rest/released", limit=limit)]
 
     def confirm(self, blobs: Iterable[str]) -> None:
         """As `Storage.confirm_released`."""
@@ -249,7 +249,7 @@ class Removal:
         found: set[str] = set()
         for start in range(0, len(blobs), INSTANCES_AT_ONCE):
             some = list(blobs[start : start + INSTANCES_AT_ONCE])
-            found.update(row["key"] for row in self._records.view("blobs/blobs", keys=some))
+            found.update(row["key"] for row in self._records.view("rest/blobs", keys=some))
         return frozenset(found)
 
 

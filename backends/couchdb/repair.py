@@ -41,7 +41,7 @@ class Repair:
         """Nodes that were cut off from each other may both have taken a writer. CouchDB shows the same one of them
         everywhere; that one stays, and the others become older versions of the instance, where they can be restored
         from."""
-        for row in self._records.view("conflicts/conflicts"):
+        for row in self._records.view("rest/conflicts"):
             current = self._records.get(row["id"])
             if current is None:
                 continue
@@ -57,7 +57,7 @@ class Repair:
     def _settle_archive(self) -> None:
         """What is derived is derived again."""
         studies: set[str] = set()
-        for row in self._archive.view("conflicts/conflicts"):
+        for row in self._archive.view("patients/conflicts"):
             self._archive.delete({"_id": row["id"], "_rev": rev} for rev in row["value"])
             document = self._archive.get(row["id"])
             if document is not None and document["level"] in ("study", "series"):

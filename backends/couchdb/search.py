@@ -77,7 +77,7 @@ class Search:
             rows = self._records.view("live/headers", reduce=True)
             return int(rows[0]["value"]["count"]) if rows and rows[0]["value"] else 0
         start = [level.value, "uid"]
-        rows = self._archive.view("orders/orders", startkey=start, endkey=[*start, keys.END], reduce=True)
+        rows = self._archive.view("search/orders", startkey=start, endkey=[*start, keys.END], reduce=True)
         return int(rows[0]["value"]) if rows else 0
 
     # Sources
@@ -139,7 +139,7 @@ class Search:
 
         def pages(size: int) -> Iterator[list[Candidate]]:
             size = min(max(size, 1), 5000)
-            rows = self._records.pages("lists/instances", size=size, startkey=start, endkey=[*start, keys.END])
+            rows = self._records.pages("live/instances", size=size, startkey=start, endkey=[*start, keys.END])
             for page in rows:
                 yield [
                     Candidate(row["id"], row["key"][2] if by_number else "", row["key"][3])
@@ -310,7 +310,7 @@ class Search:
             places = [(identities[row["key"]], [row["value"][0]]) for row in rows]
         ranges = [{"startkey": place, "endkey": [*place, keys.END], "reduce": True} for _, place in places]
         times: dict[str, datetime] = {}
-        answers = self._records.ranges("history/history", ranges) if ranges else []
+        answers = self._records.ranges("live/history", ranges) if ranges else []
         for (identity, _), rows in zip(places, answers, strict=True):
             if rows and rows[0]["value"]:
                 latest = documents.moment(int(rows[0]["value"]["max"]))
@@ -355,14 +355,9 @@ class Search:
         if level is Level.PATIENT:
             return self._numbers_of_patients([each["uid"] for each in found])
         # Both totals of a study come from one range of one view, so that they always fit each other.
-        ranges = [{"startkey": [each["uid"]], "endkey": [each["uid"], keys.END], "group_level": 2} for each in found]
         return [
-            {
-                "studies": 1,
-                "series": sum(1 for row in rows if len(row["key"]) > 1),
-                "instances": sum(row["value"] for row in rows if len(row["key"]) == 1),
-            }
-            for rows in self._records.ranges("live/counts", ranges)
+            {"studies": 1, "series": len(rows), "instances": sum(int(row["value"]["count"]) for row in rows)}
+            for rows in self._headers([[each["uid"]] for each in found], group_level=2)
         ]
 
     def _numbers_of_patients(self, patients: Sequence[str]) -> list[dict[str, int]]:
@@ -381,10 +376,17 @@ class Search:
         """How many instances are in these studies or series."""
         if not places:
             return []
-        wanted = [list(place) for place in dict.fromkeys(map(tuple, places))]
-        rows = self._records.view("live/counts", keys=wanted, group=True)
-        found = {tuple(row["key"]): int(row["value"]) for row in rows if row["value"]}
-        return [found.get(tuple(place), 0) for place in places]
+        wanted = list(dict.fromkeys(map(tuple, places)))
+        found = zip(wanted, self._headers(wanted, group_level=len(wanted[0])), strict=True)
+        counts = {place: int(rows[0]["value"]["count"]) if rows else 0 for place, rows in found}
+        return [counts[tuple(place)] for place in places]
+
+    def _headers(self, places: Sequence[Sequence[str]], *, group_level: int) -> list[list[Json]]:
+        """How many instances of studies or series have which header, summed up to a level."""
+        ranges = [
+            {"startkey": list(place), "endkey": [*place, keys.END], "group_level": group_level} for place in places
+        ]
+        return self._records.ranges("live/headers", ranges)
 
 
 def is_narrowed(query: Query) -> bool:

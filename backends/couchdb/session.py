@@ -27,6 +27,7 @@ CONNECTIONS = 32
 _QUORUM_MISSED = 202
 _FULL = 507
 _TOO_LARGE = 413
+_FAILED = 500
 _RETRY_LATER = frozenset((408, 429, 500, 502, 503, 504))
 _ERRORS: Mapping[int, type[Exception]] = {
     401: couchdb.http.Unauthorized,
@@ -79,6 +80,10 @@ class Address:
         except (OSError, ValueError) as exc:
             raise ConfigError("The TLS files of couchdb (tls_ca_file, tls_cert_file) cannot be used.") from exc
         return context
+
+
+class TooSlow(StorageUnavailable):
+    """No answer in time."""
 
 
 class Session:
@@ -165,7 +170,7 @@ def driver_errors() -> Iterator[None]:
     except NewConnectionError as exc:  # for urllib3 it is one of the timeouts
         raise StorageUnavailable("CouchDB cannot be reached.") from exc
     except TimeoutError as exc:
-        raise StorageUnavailable("CouchDB did not answer in time.") from exc
+        raise TooSlow("CouchDB did not answer in time.") from exc
     except HTTPError as exc:
         raise StorageUnavailable("CouchDB cannot be reached.") from exc
     except couchdb.http.Unauthorized as exc:
@@ -191,6 +196,8 @@ def _server_error(exc: couchdb.http.ServerError) -> StorageError:
         return StorageFull("CouchDB has no space left.")
     if status == _TOO_LARGE:
         return StorageError("A document is larger than CouchDB takes (couchdb/max_document_size).")
+    if status == _FAILED and detail[1][:1] == ("timeout",):
+        return TooSlow("CouchDB did not finish in time.")
     if status in _RETRY_LATER or status == 0:
         return StorageUnavailable("CouchDB failed to serve the request.")
     return StorageError(f"CouchDB refused a request with status {status}.")

@@ -3,7 +3,7 @@
 Of the terms of a query one leads: it is answered by ranges of an index. The documents that the rows name are then
 compared with all terms by `dicom.matching`, page by page, until enough are found; so a source may give too much, but
 never too little. A pattern that begins with a wildcard has no range: the values of that one attribute are looked
-through, in rows that hold nothing else.
+through, in rows that hold little else.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +34,8 @@ from dicomweb_server.storage.query import Order, Query
 
 NEWEST = (Order(STUDY_DATE, "DA", True), Order(STUDY_TIME, "TM", True))
 FIRST_SCAN, SCAN_PAGE = 500, 20_000
-MOST_PIECES = 1000
+MOST_PIECES = 2000
 MOST_DOCUMENTS = 1000
-MOST_VALUES = 1000
 _STRONG = frozenset(("00100020", "00080050", "0020000D", "0020000E", "00200010", "00100010"))
 _COMBINED = f"{STUDY_DATE}+{STUDY_TIME}"
 
@@ -101,7 +100,7 @@ class Sources:
         if ranges is not None:
             if len(ranges) == 1 and _equal(term) is not None and query.order == default_order(level):
                 return Source(
-                    pages=lambda size: self._documents("terms/terms", size, 3, reduce=False, **ranges[0]),
+                    pages=lambda size: self._documents("search/terms", size, 3, reduce=False, **ranges[0]),
                     ordered=True,
                     placed=True,
                     exact=lone,
@@ -123,15 +122,9 @@ class Sources:
 
     def collect(self, ranges: Sequence[Json]) -> list[Candidate]:
         """All rows of some ranges of terms, each document once."""
-        single = [each["startkey"] for each in ranges if each["endkey"] == [*each["startkey"], keys.END]]
         found: dict[str, Candidate] = {}
-        if len(single) > 1:  # values, not ranges: one request takes them all
-            for start in range(0, len(single), MOST_VALUES):
-                for row in self._archive.view("values/values", keys=single[start : start + MOST_VALUES]):
-                    found[row["id"]] = Candidate(row["id"], *row["value"])
-            ranges = [each for each in ranges if each["startkey"] not in single]
         wanted = [{**each, "reduce": False} for each in ranges]
-        for rows in self._archive.ranges("terms/terms", wanted) if wanted else ():
+        for rows in self._archive.ranges("search/terms", wanted) if wanted else ():
             for row in rows:
                 found[row["id"]] = Candidate(row["id"], row["key"][3], row["key"][4])
         return list(found.values())
@@ -139,34 +132,40 @@ class Sources:
     def _by_pieces(self, level: Level, term: Term, pieces: Sequence[str]) -> Iterator[list[Candidate]]:
         """What has one of some pieces. A piece that very many have is not collected: then their values are looked
         through in order, and the first of them are found soon."""
-        tag = f"{term.path[0]}p"
-        wanted: list[Json] = [{**_piece_range(level, tag, piece), "limit": MOST_PIECES + 1} for piece in pieces]
-        first = {**_scan_range(level, term), "limit": FIRST_SCAN + 1}
-        *found, rows = self._archive.ranges("scans/scans", [*wanted, first])
-        if any(len(those) > MOST_PIECES for those in found):
-            yield from self._scan(level, term, FIRST_SCAN, rows)
+        tag = term.path[0]
+        wanted = [_piece_range(tag, text) for piece in pieces for text in (piece, piece[1:])]
+        found = self._archive.ranges("search/pieces", wanted)
+        if any(len(rows) > MOST_PIECES for rows in found):
+            yield from self._scan(level, term, FIRST_SCAN)
             return
-        there = {row["id"]: Candidate(row["id"], row["key"][3], row["key"][4]) for those in found for row in those}
+        there: dict[str, Candidate] = {}
+        for place, rows in enumerate(found):
+            # Of a piece without the first character of the text that stands before.
+            before = str(keys.encode(pieces[place // 2][0])) if place % 2 else None
+            there |= {
+                row["id"]: Candidate(row["id"], row["key"][2], row["key"][3])
+                for row in rows
+                if before is None or row["value"] == before
+            }
         yield sorted(there.values(), key=_standing)
 
-    def _scan(
-        self, level: Level, term: Term, size: int, rows: Sequence[Json] | None = None
-    ) -> Iterator[list[Candidate]]:
-        """What matches of all values, the first so many (which may be there already) and then more in each page."""
+    def _scan(self, level: Level, term: Term, size: int) -> Iterator[list[Candidate]]:
+        """What matches of all values, the first so many and then more in each page."""
         fits = _test(term.any_of)
-        options = _scan_range(level, term)
+        tag = term.path[0]
+        start = [level.value, "newest" if level is Level.STUDY else "uid"]
+        options: Json = {"startkey": start, "endkey": [*start, keys.END], "reduce": False}
         while True:
-            if rows is None:
-                rows = self._archive.view("scans/scans", limit=size + 1, **options)
+            rows = self._archive.view("search/orders", limit=size + 1, **options)
             yield [
-                Candidate(row["id"], row["key"][2], row["key"][3])
+                Candidate(row["id"], *_placed(row["key"], 2))
                 for row in rows[:size]
-                if fits([keys.decode(value) for value in row["value"]])
+                if (values := row["value"].get(tag)) and fits([keys.decode(value) for value in values])
             ]
             if len(rows) <= size:
                 return
             options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
-            size, rows = min(size * 8, SCAN_PAGE), None
+            size = min(size * 8, SCAN_PAGE)
 
     def _documents(self, view: str, size: int, place: int, **options: Any) -> Iterator[list[Candidate]]:
         """Rows with their documents, a little more in each page than in the one before."""
@@ -189,7 +188,7 @@ class Sources:
         options: Json = {"reduce": False, "include_docs": True}
         several = {"startkey": ["study", "several"], "endkey": ["study", "several", keys.END], **options}
         days = {"startkey": start, "endkey": end, "limit": size + 1, **options}
-        others, rows = self._archive.ranges("orders/orders", [several, days])
+        others, rows = self._archive.ranges("search/orders", [several, days])
         aside = sorted((_of_document(row["doc"]) for row in others if row.get("doc")), key=_standing)
         names = {candidate.document_id for candidate in aside}
         while True:
@@ -201,19 +200,19 @@ class Sources:
             if not more:
                 return
             days = {**days, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
-            rows = self._archive.view("orders/orders", **days)
+            rows = self._archive.view("search/orders", **days)
 
     def walk(self, level: Level, name: str, size: int, *prefix: str, skip: int = 0) -> Iterator[list[Candidate]]:
         """All entities of a level in one of its orders."""
         start = [level.value, name, *prefix]
         options: Json = {"reduce": False, "startkey": start, "endkey": [*start, keys.END]}
         if skip:  # with documents, CouchDB would also read those of the rows that it skips
-            rows = self._archive.view("orders/orders", limit=size, skip=skip, **options)
+            rows = self._archive.view("search/orders", limit=size, skip=skip, **options)
             yield [Candidate(row["id"], *_placed(row["key"], 2)) for row in rows]
             if len(rows) < size:
                 return
             options |= {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"], "skip": 1}
-        yield from self._documents("orders/orders", size, 2, **options)
+        yield from self._documents("search/orders", size, 2, **options)
 
     def _walk(self, query: Query) -> Source:
         level = query.level
@@ -358,17 +357,12 @@ def _beginning(tag: str, prefix: str) -> tuple[str, Any, list[Any]]:
     return tag, keys.encode(prefix), [f"{keys.encode(prefix)}{keys.AFTER_HEX}"]
 
 
-def _scan_range(level: Level, term: Term) -> Json:
-    start = [level.value, term.path[0]]
-    return {"startkey": start, "endkey": [*start, keys.END]}
-
-
 def _pieces(term: Term) -> list[str] | None:
     """The longest text of each pattern of the term; None where pieces do not help."""
     if term.path[0] not in PIECES:
         return None
     found = [_longest(pattern) if isinstance(pattern, Wildcard) else "" for pattern in term.any_of]
-    return found if all(found) else None
+    return found if all(len(text) > 1 for text in found) else None
 
 
 def _longest(pattern: Wildcard) -> str:
@@ -383,9 +377,9 @@ def _is_piece(pattern: Pattern) -> bool:
     return pattern.pattern == f"*{text}*" and len(str(keys.encode(text))) <= PIECE_DIGITS
 
 
-def _piece_range(level: Level, tag: str, text: str) -> Json:
+def _piece_range(tag: str, text: str) -> Json:
     start = str(keys.encode(text))[:PIECE_DIGITS]
-    return {"startkey": [level.value, tag, start], "endkey": [level.value, tag, f"{start}{keys.AFTER_HEX}"]}
+    return {"startkey": [tag, start], "endkey": [tag, f"{start}{keys.AFTER_HEX}"], "limit": MOST_PIECES + 1}
 
 
 def _test(patterns: Sequence[Pattern]) -> Callable[[list[keys.Key]], bool]:

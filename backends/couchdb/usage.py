@@ -11,8 +11,7 @@ _CURRENT, _OLD, _BINNED = "instance", "replaced", "binned"
 
 
 class UsageViews:
-    """Reads the view `usage`: rows by type of document, then place (series, study or all), modality and transfer
-    syntax."""
+    """Reads the view `usage`: rows by type of document, then place (series, or all), modality and transfer syntax."""
 
     def __init__(self, records: Database) -> None:
         self._records = records
@@ -20,14 +19,14 @@ class UsageViews:
     def usage(self, scope: Scope) -> Usage:
         """As `Storage.usage`."""
         place = [uid for uid in (scope.study_uid, scope.series_uid) if uid is not None]
+        sums: dict[tuple[str, str], tuple[int, int]] = {}
+        for row in self._rows(_CURRENT, place):
+            name = (row["key"][-2], row["key"][-1])
+            count, size = sums.get(name, (0, 0))
+            sums[name] = (count + int(row["value"]["count"]), size + int(row["value"]["sum"]))
         shares = [
-            Share(
-                modality=row["key"][-2],
-                transfer_syntax_uid=row["key"][-1],
-                instances=int(row["value"]["count"]),
-                size_bytes=int(row["value"]["sum"]),
-            )
-            for row in self._rows(_CURRENT, place)
+            Share(modality=modality, transfer_syntax_uid=syntax, instances=count, size_bytes=size)
+            for (modality, syntax), (count, size) in sums.items()
         ]
         if place and not shares:
             raise scope.not_found()
@@ -45,5 +44,5 @@ class UsageViews:
         return sum(int(row["value"]["sum"]) for kind in (_CURRENT, _OLD, _BINNED) for row in self._rows(kind, []))
 
     def _rows(self, kind: str, place: Sequence[str]) -> list[Json]:
-        start: list[Any] = [kind, len(place), *place]
-        return self._records.view("usage/usage", startkey=start, endkey=[*start, keys.END], group=True)
+        start: list[Any] = [kind, min(len(place), 1), *place]
+        return self._records.view("rest/usage", startkey=start, endkey=[*start, keys.END], group=True)

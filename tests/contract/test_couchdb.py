@@ -371,6 +371,27 @@ class TestSession:
         wire.close()
         assert type(raised.value) is error
 
+    def test_a_view_that_is_being_built_is_asked_again(self) -> None:
+        late = answer("500 Timeout", b'{"error":"timeout","reason":"not in a reasonable amount of time"}')
+        building, ready = (
+            answer("200 OK", b'{"view_index":{"updater_running":%s}}' % each) for each in (b"true", b"false")
+        )
+        rows = answer("200 OK", b'{"total_rows":1,"offset":0,"rows":[{"id":"a","key":1,"value":null}]}')
+        for answers, works in (
+            ((late, building, late, building, late, ready, rows), True),
+            ((late, ready, rows), True),
+            ((late, ready, late, ready), False),
+            ((late, answer("500 Error", b"{}")), False),
+        ):
+            wire = Wire(*answers)
+            database = Server(CouchSettings.parse({"url": wire.url})).database()
+            if works:
+                assert [row["id"] for row in database.view("search/terms")] == ["a"]
+            else:
+                with pytest.raises(StorageUnavailable):
+                    database.view("search/terms")
+            wire.close()
+
     def test_a_range_is_checked(self) -> None:
         right = answer("206 Partial Content", b"23", b"Content-Range: bytes 2-3/10")
         wrong = answer("206 Partial Content", b"45", b"Content-Range: bytes 4-5/10")
@@ -447,6 +468,17 @@ class TestLarge:
 
 
 # Schema
+
+
+def test_views_of_former_releases_are_deleted(url: str, name: str) -> None:
+    opened(url, name).close()
+    server = Server(CouchSettings.parse({"url": url, "database": name}))
+    server.connect()
+    archive = server.database("-archive")
+    archive.put({"_id": "_design/scans", "views": {"scans": {"map": "function (doc) { emit(doc._id, null); }"}}})
+    opened(url, name).close()
+    assert not archive.get_many(["_design/scans"])
+    server.close()
 
 
 def test_a_newer_schema_is_refused(url: str, name: str) -> None:
