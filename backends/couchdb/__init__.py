@@ -56,10 +56,11 @@ Searching
     ranges of one term; the documents found are compared with all terms by `dicom.matching`. Without a bookmark:
     pages begin at the key where the last one ended.
 
-    CouchDB brings a view up to date when it is read (and before, when it has time), so that a search sees what was
-    stored. There are few design documents, because each costs a pass over all that was written, and few rows, because
-    each costs writing to a tree. Who reads a view that is far behind waits, longer than one answer may take if it must
-    be (`database`).
+    CouchDB brings a view up to date when it is read, so that a search sees what was stored before it. There are few
+    design documents, because each costs a pass over all that was written, and few rows, because each costs writing to a
+    tree; most of that when few documents are taken at once. The views that only searches read are therefore brought
+    up to date in steps while much is stored. Who reads a view that is far behind waits, longer than one answer may take
+    if it must be (`database`).
 """
 
 from backends.couchdb.blobs import CouchBlobStore

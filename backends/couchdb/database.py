@@ -28,6 +28,7 @@ BULK_BYTES = 8 * 1024 * 1024
 IDS_AT_ONCE = 1000
 AFTER_ID = "\ufff0"
 CHECK_SECONDS = 3.0
+STEP_DOCUMENTS = 2000
 BUILDING_SECONDS = 300.0
 FORMAT = 1
 FORMAT_ID = "format"
@@ -41,6 +42,8 @@ class Database:
         self._server = server
         self._database = couchdb.Database(f"{server.url}/{name}", name, session=server.session)
         self.resource = self._database.resource
+        self._in_steps: list[str] = []
+        self._written = 0
 
     def get(self, document_id: str, **options: str) -> Json | None:
         """The document, or a revision of it; None where there is none."""
@@ -143,7 +146,18 @@ class Database:
                     if done:
                         document["_rev"] = outcome
                     revisions.append(outcome if done else None)
+        self._written += len(revisions)
+        if self._written >= STEP_DOCUMENTS:
+            self._written = 0
+            self._catch_up()
         return revisions
+
+    def _catch_up(self) -> None:
+        """Let CouchDB begin to bring those views up to date that it does not by itself; nobody waits for that."""
+        for view in self._in_steps if self._server.takes_queries else ():
+            with contextlib.suppress(StorageError), driver_errors():
+                design, name = view.split("/")
+                self.resource("_design", design, "_view", name).get_json(update="lazy", limit=1)
 
     def put(self, document: Json) -> bool:
         """Write one document; False for a conflict."""
@@ -181,6 +195,7 @@ class Database:
         with driver_errors(), contextlib.suppress(couchdb.http.PreconditionFailed):
             self._server.couch.resource.put_json(self.name)
         wanted = designs.design_documents(design)
+        self._in_steps = [f"{name}/{next(iter(views))}" for name, views in design.items() if name in designs.IN_STEPS]
         known = self.get_many([document["_id"] for document in wanted])
         for document in wanted:
             old = known.get(document["_id"])

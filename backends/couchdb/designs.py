@@ -121,7 +121,7 @@ _SEARCH: Views = {
             for (var tag in doc.terms)
                 doc.terms[tag].forEach(function (value) { emit([doc.level, tag, value, doc.place, doc.sort], null); });
         }""",
-        "_count",
+        None,
     ),
     "pieces": (
         """function (doc) {
@@ -212,12 +212,18 @@ FORMER = frozenset(
 """Those that were there before this format of the views, and are deleted."""
 
 
+IN_STEPS = frozenset(("search", "rest"))
+"""What nobody reads while much is stored. CouchDB would bring them up to date after each write, which costs
+several times as much as doing so once after many (`Database.write`)."""
+
+
 def design_documents(designs: Mapping[str, Views]) -> list[dict[str, Any]]:
     """The documents as CouchDB takes them."""
     return [
         {
             "_id": f"_design/{name}",
             "language": "javascript",
+            "autoupdate": name not in IN_STEPS,
             "views": {
                 view: {"map": code} if reduce is None else {"map": code, "reduce": reduce}
                 for view, (code, reduce) in views.items()
@@ -228,5 +234,8 @@ def design_documents(designs: Mapping[str, Views]) -> list[dict[str, Any]]:
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two design documents define the same views."""
-    return json.dumps(one.get("views"), sort_keys=True) == json.dumps(other.get("views"), sort_keys=True)
+    """Whether two design documents define the same views, kept up to date in the same way."""
+    return all(
+        json.dumps(one.get(name), sort_keys=True) == json.dumps(other.get(name), sort_keys=True)
+        for name in ("views", "autoupdate")
+    )

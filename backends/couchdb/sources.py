@@ -100,7 +100,7 @@ class Sources:
         if ranges is not None:
             if len(ranges) == 1 and _equal(term) is not None and query.order == default_order(level):
                 return Source(
-                    pages=lambda size: self._documents("search/terms", size, 3, reduce=False, **ranges[0]),
+                    pages=lambda size: self._documents("search/terms", size, 3, **ranges[0]),
                     ordered=True,
                     placed=True,
                     exact=lone,
@@ -123,8 +123,7 @@ class Sources:
     def collect(self, ranges: Sequence[Json]) -> list[Candidate]:
         """All rows of some ranges of terms, each document once."""
         found: dict[str, Candidate] = {}
-        wanted = [{**each, "reduce": False} for each in ranges]
-        for rows in self._archive.ranges("search/terms", wanted) if wanted else ():
+        for rows in self._archive.ranges("search/terms", ranges) if ranges else ():
             for row in rows:
                 found[row["id"]] = Candidate(row["id"], row["key"][3], row["key"][4])
         return list(found.values())

@@ -470,6 +470,20 @@ class TestLarge:
 # Schema
 
 
+def test_views_to_search_by_are_brought_up_to_date_while_much_is_stored(
+    url: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not couchdb.is_couchdb():
+        pytest.skip("PouchDB is not told to: it brings its views up to date on reading; name a CouchDB in COUCHDB_URL")
+    monkeypatch.setattr("backends.couchdb.database.STEP_DOCUMENTS", 20)
+    storage = opened(url, name)
+    storage.store(records=[record() for _ in range(10)], on_duplicate=OnDuplicate.REJECT)
+    deadline = time.monotonic() + 30
+    while not storage._opened.archive.view("search/terms", update="false", limit=1):
+        assert time.monotonic() < deadline
+    storage.close()
+
+
 def test_views_of_former_releases_are_deleted(url: str, name: str) -> None:
     opened(url, name).close()
     server = Server(CouchSettings.parse({"url": url, "database": name}))
