@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -83,6 +84,7 @@ class Deriver:
         waiting = {study: set(series) for study, series in plan.items()}
         shown: dict[str, Shown] = {}
         patients: set[str] = set()
+        texts: dict[str, str] = {}
         for _ in attempts():
             if not waiting:
                 break
@@ -100,8 +102,11 @@ class Deriver:
                     shown[study] = _shown(study, waiting.pop(study), wanted)
                 # Also when nothing was to be written: another one may have written the study, but not its patient yet.
                 both = (known.get(entities.study_id(study)), wanted.get(entities.study_id(study)))
-                patients |= {document["patient"] for document in both if document is not None}
-        self.settle_patients(patients)
+                for document in both:
+                    if document is not None:
+                        patients.add(document["patient"])
+                        texts |= _texts(document)
+        self.settle_patients(patients, texts)
         return shown
 
     def settle_all(self, study_uid: str) -> None:
@@ -160,7 +165,7 @@ class Deriver:
     def _made_patient(self, key: str) -> Json | None:
         wanted = [{"startkey": [key], "endkey": [key, keys.END], "group": True}]
         (rows,) = self._archive.ranges("patients/patients", wanted)
-        return self._patient(key, rows, None) if rows else None
+        return self._patient(key, rows, None, {}) if rows else None
 
     def _groups(self, studies: Sequence[str]) -> dict[str, list[Json]]:
         """The distinct headers of each study, with how many instances have each and the place of the first."""
@@ -209,8 +214,9 @@ class Deriver:
         revisions = self._archive.write(changes) if changes else []
         return {each["_id"] for each, revision in zip(changes, revisions, strict=True) if revision is None}
 
-    def settle_patients(self, patients: Collection[str]) -> None:
-        """Bring patients up to date with their studies, named by the keys that these have."""
+    def settle_patients(self, patients: Collection[str], texts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Bring patients up to date with their studies, named by the keys that these have. `texts` are headers by their
+        digests, which need not be read."""
         waiting = set(patients)
         for _ in attempts():
             if not waiting:
@@ -221,7 +227,7 @@ class Deriver:
             groups = zip(names.items(), self._archive.ranges("patients/patients", wanted), strict=True)
             try:
                 made = {
-                    document_id: self._patient(key, rows, known.get(document_id))
+                    document_id: self._patient(key, rows, known.get(document_id), texts)
                     for (document_id, key), rows in groups
                     if rows
                 }
@@ -230,29 +236,29 @@ class Deriver:
             lost = self._write(list(names), known, made)
             waiting = {names[document_id] for document_id in lost}
 
-    def _patient(self, key: str, rows: Sequence[Json], old: Json | None) -> Json:
+    def _patient(self, key: str, rows: Sequence[Json], old: Json | None, texts: Mapping[str, str]) -> Json:
         """The patient of these rows."""
         parts = sorted((int(row["value"]["min"]), row["key"][2]) for row in rows if row["key"][1] == "header")
         mark = entities.mark_of([*map(list, parts), *([0, *row["key"][1:]] for row in rows)])
         if old is not None and old["mark"] == mark:
             return old
-        attributes = self._patient_attributes(key, [digest for _, digest in parts])
+        attributes = self._patient_attributes(key, [digest for _, digest in parts], texts)
         sets = {name: sorted(row["key"][2] for row in rows if row["key"][1] == name) for name in entities.SETS}
         return entities.patient_document(key, attributes, sets, mark)
 
-    def _patient_attributes(self, key: str, digests: Sequence[str]) -> Attributes:
+    def _patient_attributes(self, key: str, digests: Sequence[str], texts: Mapping[str, str]) -> Attributes:
         """What the patient shows, from distinct headers of its studies, earliest first."""
+        found = {digest: texts[digest] for digest in digests if digest in texts}
+        missing = [digest for digest in digests if digest not in found]
         wanted = [
-            {"key": [key, "header", digest], "reduce": False, "limit": 1, "include_docs": True} for digest in digests
+            {"key": [key, "header", digest], "reduce": False, "limit": 1, "include_docs": True} for digest in missing
         ]
-        parts: list[Attributes] = []
-        for digest, rows in zip(digests, self._archive.ranges("patients/patients", wanted), strict=True):
+        for rows in self._archive.ranges("patients/patients", wanted) if wanted else ():
             study: Any = (rows[0].get("doc") if rows else None) or {"brings": []}
-            texts = [item[3] for item in study["brings"] if item[:2] == ["header", digest]]
-            if not texts:
-                raise _Vanished
-            parts.append(orjson.loads(texts[0]))
-        return merge(parts)
+            found |= _texts(study)
+        if not found.keys() >= set(digests):
+            raise _Vanished
+        return merge(orjson.loads(found[digest]) for digest in digests)
 
     def drop_headers(self, study_uid: str) -> None:
         """Forget the headers that no instance of the study has any more."""
@@ -278,6 +284,11 @@ def header_of(instance: Json, attributes: Attributes) -> Header:
         instance["study"], instance["series"], instance["sop_class"], instance["transfer_syntax"], attributes
     )
     return replace(header, digest=instance["header"])
+
+
+def _texts(study: Json) -> dict[str, str]:
+    """The headers that a study brings to its patient, by their digests."""
+    return {item[1]: item[3] for item in study["brings"] if item[0] == "header"}
 
 
 def _ids(study_uid: str, series_uids: Collection[str]) -> list[str]:
