@@ -6,6 +6,7 @@ A worker ends when the command does, in whatever way that happens: it reads the 
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, Self, TypeVar
@@ -102,6 +103,7 @@ def _work(connection: Connection, inherited: Sequence[Connection], begin: Callab
         while True:
             connection.send(work(connection.recv()))
     except DicomwebError as exc:
-        connection.send(exc)
+        with suppress(OSError):  # the command has ended already
+            connection.send(exc)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
