@@ -1,6 +1,6 @@
-"""A mixed load on one archive on SQLite: writers, readers, deletions into the bin and for good, restorations, and
-backup and check beside them. Nothing may answer 5xx; memory, handles, threads and the log of the index may not grow,
-and totals are exact at the end.
+"""A mixed load on one archive on SQLite: writers, readers, edits, deletions into the bin and for good, restorations,
+and backup and check beside them. Nothing may answer 5xx; memory, handles and threads may not grow, the log of the index
+not above what it is cut to, and totals are exact at the end.
 
     python benchmarks/mixed.py [--minutes 15] [--writers 8 --readers 16]
 
@@ -32,8 +32,10 @@ IN_REQUEST = 4
 SAMPLE_EVERY_SECONDS = 2.0
 BESIDE_EVERY_SECONDS = 20.0
 BOUNDARY = "mixed"
-GROWTH = {"memory (MB)": 20.0, "file handles": 10.0, "threads": 4.0, "WAL (MB)": 8.0}
+GROWTH = {"memory (MB)": 20.0, "file handles": 10.0, "threads": 4.0}
 """How much the line through the second half may rise in all."""
+WAL_MB = 80.0
+"""SQLite cuts the log to 67 MB when it begins it again; it is longer while a reader keeps it from that."""
 
 
 class Load:
@@ -131,6 +133,16 @@ def read(load: Load, client: Client, chance: random.Random) -> None:
     time.sleep(0.02)
 
 
+def edit(load: Load, client: Client, chance: random.Random) -> None:
+    """Give a study another description, with a reason: new versions of all its instances."""
+    uid = load.take(chance)
+    if uid is not None:
+        change = {"reason": "a mixed load", "attributes": {"StudyDescription": f"Edited {chance.randrange(10**9)}"}}
+        client.ask("PATCH", f"/studies/{uid}", json.dumps(change).encode(), Content_Type="application/json")
+        load.give(uid)
+    time.sleep(0.5)
+
+
 def delete(load: Load, client: Client, chance: random.Random) -> None:
     """Delete a study into the bin; then bring it back, or give it up for good."""
     uid = load.take(chance)
@@ -220,7 +232,7 @@ def main() -> int:
 
 
 def _run(load: Load, pid: int, folder: Path, options: argparse.Namespace) -> int:
-    works = [write] * options.writers + [read] * options.readers + [delete] * 2
+    works = [write] * options.writers + [read] * options.readers + [delete, edit] * 2
     threads = [load.thread(work, seed) for seed, work in enumerate(works)]
     threads.append(threading.Thread(target=beside, args=(load, folder)))
     for thread in threads:
@@ -241,6 +253,9 @@ def _run(load: Load, pid: int, folder: Path, options: argparse.Namespace) -> int
         rise = growth(values)
         missed |= rise > allowed
         print(f"| {what} | {values[0]:.1f} | {values[-1]:.1f} | {rise:.1f} | {allowed:.0f} |")
+    values = [one["WAL (MB)"] for one in half]
+    missed |= max(values) > WAL_MB
+    print(f"| WAL (MB) | {values[0]:.1f} | {values[-1]:.1f} | {growth(values):.1f} | never above {WAL_MB:.0f} |")
     print("\n" + ", ".join(f"{count} x {what}" for what, count in sorted(load.answers.items())))
     print(f"{len(load.errors)} errors, totals {'wrong: ' + '; '.join(wrong[:5]) if wrong else 'exact'}")
     for text in load.errors[:10]:
