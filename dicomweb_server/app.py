@@ -49,9 +49,10 @@ from dicomweb_server.http.resources.wado_uri import WadoUriResource
 from dicomweb_server.http.routes import TABLE, Place, Resources
 from dicomweb_server.http.table import mount
 from dicomweb_server.metrics import Metrics
-from dicomweb_server.opening import check_linking, editor_of, ingest_of, open_parts
+from dicomweb_server.opening import check_linking, ingest_of, open_parts
 from dicomweb_server.services.changes import ChangeFeed
 from dicomweb_server.services.edit import Edit
+from dicomweb_server.services.editor import Editor
 from dicomweb_server.services.frame_cache import ResultCache
 from dicomweb_server.services.hooks import COUNTED, Hook, Hooks
 from dicomweb_server.services.images import Images
@@ -119,7 +120,7 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
     hooks = Hooks(storage, _hooks(settings))
     retention = Retention(bin_days=settings.remove.retention_days, replaced_days=settings.remove.replaced_days)
     login = open_login(settings, storage)
-    editor = editor_of(settings, storage, blobs)
+    editor = Editor(storage, blobs, ingest_of(settings, storage, blobs, edits=True))
     release = Release(storage, blobs, retention, chores=[login.purge], resume=editor.resume)
 
     def queues() -> dict[str, int]:

@@ -3,7 +3,6 @@ commands begin with it."""
 
 from dicomweb_server.errors import Conflict
 from dicomweb_server.plugins import blob_store_class, storage_class
-from dicomweb_server.services.editor import Editor
 from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.space import Space
 from dicomweb_server.settings import Settings
@@ -21,7 +20,7 @@ def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
 
 
 def ingest_of(settings: Settings, storage: Storage, blobs: BlobStore, *, edits: bool = False) -> Ingest:
-    """The one way in of instances, with the limits of the settings; of edits, which replace what is stored."""
+    """The one way in of instances, with the limits of the settings; `edits`: that of an `Editor`, which replaces."""
     limits = IngestLimits(
         on_duplicate=OnDuplicate.REPLACE if edits else OnDuplicate(settings.stow.on_duplicate),
         max_instance_bytes=0 if edits else settings.stow.max_instance_bytes,
@@ -34,11 +33,6 @@ def ingest_of(settings: Settings, storage: Storage, blobs: BlobStore, *, edits: 
         quota_bytes=settings.disk.quota_bytes,
     )
     return Ingest(storage, blobs, limits=limits, space=space)
-
-
-def editor_of(settings: Settings, storage: Storage, blobs: BlobStore) -> Editor:
-    """What makes new versions of what is stored."""
-    return Editor(storage, blobs, ingest_of(settings, storage, blobs, edits=True))
 
 
 def check_linking(settings: Settings) -> None:

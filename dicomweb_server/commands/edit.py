@@ -9,9 +9,9 @@ from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.authenticating import open_trail
 from dicomweb_server.commands.auditing import COMMAND, operator
 from dicomweb_server.errors import BadRequest
-from dicomweb_server.opening import editor_of, open_parts
+from dicomweb_server.opening import ingest_of, open_parts
 from dicomweb_server.services.edit import CODES, Cause, Edit, PatientName, Plan
-from dicomweb_server.services.editor import EditReport
+from dicomweb_server.services.editor import Editor, EditReport
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import Storage
@@ -60,7 +60,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     _check_usage(options)
     storage, blobs = open_parts(settings)
     with closing(storage), closing(blobs):
-        editor = editor_of(settings, storage, blobs)
+        editor = Editor(storage, blobs, ingest_of(settings, storage, blobs, edits=True))
         if options.resume:
             print(f"Finished {editor.resume()} edits")
             return 0

@@ -13,7 +13,7 @@ import pytest
 from dicomweb_server.__main__ import main
 from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.opening import editor_of, ingest_of
+from dicomweb_server.opening import ingest_of
 from dicomweb_server.services.copy import Archive
 from dicomweb_server.services.edit import Cause, Edit
 from dicomweb_server.services.editor import Editor
@@ -87,7 +87,8 @@ def test_edit_merge_move_and_back(path: Path, capsys: pytest.CaptureFixture[str]
 
 def plan_and_write(archive: Archive, path: Path) -> None:
     """What a process leaves that dies after it wrote its intent."""
-    editor = editor_of(load(path, environ={}), archive.storage, archive.blobs)
+    ingest = ingest_of(load(path, environ={}), archive.storage, archive.blobs, edits=True)
+    editor = Editor(archive.storage, archive.blobs, ingest)
     plan = Edit(archive.storage, editor).attributes(STUDY, {"PatientID": "P2"}, Cause(reason="why"))
     editor.intents.write(plan.intent)
 

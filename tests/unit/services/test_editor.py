@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dicomweb_server.errors import Conflict, StorageFull
-from dicomweb_server.opening import editor_of
+from dicomweb_server.opening import ingest_of
 from dicomweb_server.services.copy import Archive
 from dicomweb_server.services.edit import Cause, Edit
 from dicomweb_server.services.edit_intents import Hold, Intent
@@ -31,7 +31,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 def editor(archive: Archive, tmp_path: Path, text: str = "") -> Editor:
     settings = load(settings_file(tmp_path / "archive", text), environ={})
-    return editor_of(settings, archive.storage, archive.blobs)
+    return Editor(archive.storage, archive.blobs, ingest_of(settings, archive.storage, archive.blobs, edits=True))
 
 
 def shown(archive: Archive, text: bytes) -> int:
