@@ -10,7 +10,8 @@ from dicomweb_server.authenticating import open_trail
 from dicomweb_server.commands.auditing import COMMAND, operator
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.opening import ingest_of, open_parts
-from dicomweb_server.services.edit import CODES, Cause, Edit, PatientName, Plan
+from dicomweb_server.services.edit import CODES, Cause, Edit, PatientName
+from dicomweb_server.services.edit_intents import Intent
 from dicomweb_server.services.editor import Editor, EditReport
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.settings import Settings
@@ -65,15 +66,15 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             print(f"Finished {editor.resume()} edits")
             return 0
         edit = Edit(storage, editor)
-        plan = _plan(edit, storage, options)
+        intent = _intent(edit, storage, options)
         if options.dry_run:
-            found = edit.survey(plan)
+            found = edit.survey(intent)
             print(f"Would edit {found.edited} instances; {found.unchanged} are so already")
             return 0
-        report = _audited(edit, plan, open_trail(settings, storage))
+        report = _audited(edit, intent, open_trail(settings, storage))
         print(f"Edited {report.edited} instances; {report.unchanged} were so already")
         if options.words[0] == MOVE:
-            print(f"The series is in study {plan.study_uid_after(plan.intent.task.scopes[0])}")
+            print(f"The series is in study {intent.task.study_uid_after(intent.task.scopes[0])}")
         for uid, reason in report.failed:
             print(f"left as it was: {uid}: {reason}")
     return 1 if report.failures else 0
@@ -95,7 +96,7 @@ def _check_usage(options: argparse.Namespace) -> None:
         options.wrong_usage("--reason TEXT is required")
 
 
-def _plan(edit: Edit, storage: Storage, options: argparse.Namespace) -> Plan:
+def _intent(edit: Edit, storage: Storage, options: argparse.Namespace) -> Intent:
     cause = Cause(reason=options.reason, code=options.code, user=operator())
     form, *more = options.words
     if form == MERGE:
@@ -136,29 +137,29 @@ def _attributes(given: Sequence[str], removed: Sequence[str]) -> dict[str, objec
     return found
 
 
-def _audited(edit: Edit, plan: Plan, trail: AuditTrail | None) -> EditReport:
+def _audited(edit: Edit, intent: Intent, trail: AuditTrail | None) -> EditReport:
     """Carry it out; what was tried stands in the audit trail."""
     if trail is None:
-        return edit.run(plan)
+        return edit.run(intent)
     with closing(trail):
-        patients = {uid: trail.patient_of(uid) for uid in plan.studies}
+        patients = {uid: trail.patient_of(uid) for uid in intent.studies}
         outcome = FAILED
         try:
-            report = edit.run(plan)
+            report = edit.run(intent)
             outcome = SUCCESS
         finally:
             for uid, patient in patients.items():
                 record = AuditRecord(
                     time=trail.now(),
                     action="edit",
-                    user=plan.intent.user,
+                    user=intent.user,
                     kind=COMMAND,
                     address="",
                     outcome=outcome,
-                    what=f"edit {plan.intent.verb}",
+                    what=f"edit {intent.verb}",
                     study_uid=uid,
                     patient_id=patient,
-                    reason=plan.intent.reason,
+                    reason=intent.reason,
                 )
                 trail.note(record)
     return report

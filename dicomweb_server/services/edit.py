@@ -54,22 +54,6 @@ class PatientName:
     issuer: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """An edit that may take place."""
-
-    intent: Intent
-
-    @property
-    def studies(self) -> list[str]:
-        """All that change."""
-        return self.intent.studies
-
-    def study_uid_after(self, scope: Scope) -> str:
-        """As `Task.study_uid_after`."""
-        return self.intent.task.study_uid_after(scope)
-
-
 class Edit:
     """Plans edits. `storage` is what the one who asks sees, `whole` all there is; `sees` tells whether a study
     exists for them, `would_see` whether one with these attributes, some of which changed, would."""
@@ -91,13 +75,13 @@ class Edit:
         self._would_see = would_see
         self._clock = clock
 
-    def run(self, plan: Plan, *, check: Callable[[], None] = lambda: None) -> EditReport:
+    def run(self, intent: Intent, *, check: Callable[[], None] = lambda: None) -> EditReport:
         """As `Editor.run`."""
-        return self._editor.run(plan.intent, check=check)
+        return self._editor.run(intent, check=check)
 
-    def survey(self, plan: Plan, *, check: Callable[[], None] = lambda: None) -> EditReport:
+    def survey(self, intent: Intent, *, check: Callable[[], None] = lambda: None) -> EditReport:
         """As `Editor.survey`."""
-        return self._editor.survey(plan.intent, check=check)
+        return self._editor.survey(intent, check=check)
 
     def version(self, scope: Scope) -> str:
         """As `Storage.version`."""
@@ -118,7 +102,7 @@ class Edit:
 
     # What can be asked for
 
-    def attributes(self, scope: Scope, attributes: Mapping[str, Any], cause: Cause) -> Plan:
+    def attributes(self, scope: Scope, attributes: Mapping[str, Any], cause: Cause) -> Intent:
         """Other values for attributes of a study, or of a series. Raises NotFound, BadRequest, Forbidden."""
         level = Level.SERIES if scope.series_uid is not None else Level.STUDY
         changes = changes_of(attributes, level)
@@ -127,9 +111,9 @@ class Edit:
             self._stays_in_sight(study.attributes, changes)
         else:
             self._storage.instances(scope=scope)
-        return self._plan("edit", Task(scopes=(scope,), changes=changes), cause)
+        return self._intent("edit", Task(scopes=(scope,), changes=changes), cause)
 
-    def merge(self, source: PatientName, target: PatientName, cause: Cause) -> Plan:
+    def merge(self, source: PatientName, target: PatientName, cause: Cause) -> Intent:
         """All studies of one patient become those of another: they take over what tells who that is.
 
         Raises NotFound, Conflict where the name fits several patients or one of too many studies, BadRequest.
@@ -153,9 +137,9 @@ class Edit:
         scopes = tuple(Scope(study_uid=hit.study_uid) for hit in studies)
         if not scopes:
             raise NotFound("the source patient has no study")
-        return self._plan("merge", Task(scopes=scopes, changes=changes), cause)
+        return self._intent("merge", Task(scopes=scopes, changes=changes), cause)
 
-    def move(self, scope: Scope, target_uid: str | None, attributes: Mapping[str, Any] | None, cause: Cause) -> Plan:
+    def move(self, scope: Scope, target_uid: str | None, attributes: Mapping[str, Any] | None, cause: Cause) -> Intent:
         """A series into another study, whose attributes of patient and study it takes over. A study that is not there
         yet is made: with those that the series has, but for the given ones.
 
@@ -177,23 +161,21 @@ class Edit:
                 raise BadRequest("the target study is there: the series takes over its attributes")
             changes = _of_study(study.attributes, there.attributes)
         self._stays_in_sight(study.attributes if there is None else there.attributes, (*changes, moves))
-        return self._plan("move", Task(scopes=(scope,), changes=(*changes, moves)), cause)
+        return self._intent("move", Task(scopes=(scope,), changes=(*changes, moves)), cause)
 
     # What is there
 
-    def _plan(self, verb: str, task: Task, cause: Cause) -> Plan:
+    def _intent(self, verb: str, task: Task, cause: Cause) -> Intent:
         now = self._clock()
         task = replace(task, changes=tuple(sorted(task.changes, key=lambda change: change.tag)))
-        return Plan(
-            intent=Intent(
-                intent_id=new_intent_id(now),
-                made_at=now,
-                verb=verb,
-                reason=cause.reason.strip(),
-                code=cause.code,
-                user=cause.user,
-                task=task,
-            )
+        return Intent(
+            intent_id=new_intent_id(now),
+            made_at=now,
+            verb=verb,
+            reason=cause.reason.strip(),
+            code=cause.code,
+            user=cause.user,
+            task=task,
         )
 
     def _study(self, study_uid: str | None) -> Hit:

@@ -1,9 +1,11 @@
 """Archives in a folder for tests of commands, which are run in this process."""
 
+import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import pytest
 from pydicom.dataset import Dataset
 
 from dicomweb_server.app import open_parts
@@ -12,6 +14,7 @@ from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.settings import load
 from dicomweb_server.storage.records import OnDuplicate
 from tests.samples import part10
+from tests.services import couchdb, mongodb
 
 REPLACE = IngestLimits(on_duplicate=OnDuplicate.REPLACE)
 
@@ -21,6 +24,23 @@ def settings_file(folder: Path, text: str = "") -> Path:
     path = folder.with_suffix(".toml")
     path.write_text(f'[storage]\ndirectory = "{folder}"\n{text}', encoding="utf-8")
     return path
+
+
+@contextmanager
+def in_database(backend: str, folder: Path) -> Iterator[str]:
+    """The settings of an archive whose index and files lie in a database of its own; skips where no server can be
+    had, and fails where one has to be."""
+    service = {"mongodb": mongodb, "couchdb": couchdb}[backend]
+    with ExitStack() as stack:
+        try:
+            start = mongodb.shared_url if backend == "mongodb" else couchdb.running
+            url = stack.enter_context(start(folder / "server"))
+            name = stack.enter_context(service.database(url))
+        except (mongodb.Unavailable, couchdb.Unavailable) as exc:
+            if backend in os.environ.get("REQUIRE_BACKENDS", "").split(","):
+                pytest.fail(str(exc))
+            pytest.skip(str(exc))
+        yield f'backend = "{backend}"\n[storage.{backend}]\nurl = "{url}"\ndatabase = "{name}"\n'
 
 
 @contextmanager

@@ -1,33 +1,20 @@
 """The commands that keep an archive, on the databases: check, backup and back, rebuild."""
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from dicomweb_server.__main__ import main
 from dicomweb_server.storage.records import Scope
-from tests.commands.archives import opened, settings_file, store
+from tests.commands.archives import in_database, opened, settings_file, store
 from tests.samples import instance
-from tests.services import couchdb, mongodb
 
 
 @pytest.fixture(params=["mongodb", "couchdb"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """An archive whose index and files lie in a database."""
-    service = {"mongodb": mongodb, "couchdb": couchdb}[request.param]
-    with ExitStack() as stack:
-        try:
-            start = mongodb.shared_url if request.param == "mongodb" else couchdb.running
-            url = stack.enter_context(start(tmp_path / "server"))
-            name = stack.enter_context(service.database(url))
-        except (mongodb.Unavailable, couchdb.Unavailable) as exc:
-            if request.param in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-                pytest.fail(str(exc))
-            pytest.skip(str(exc))
-        text = f'backend = "{request.param}"\n[storage.{request.param}]\nurl = "{url}"\ndatabase = "{name}"\n'
+    with in_database(request.param, tmp_path) as text:
         yield settings_file(tmp_path / "archive", text)
 
 

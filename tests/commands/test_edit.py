@@ -1,11 +1,10 @@
 """`dicomweb-server edit`, and what becomes of an edit whose process dies."""
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,8 @@ from dicomweb_server.settings import load
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import Scope
-from tests.commands.archives import opened, settings_file, store
+from tests.commands.archives import in_database, opened, settings_file, store
 from tests.samples import instance
-from tests.services import couchdb, mongodb
 
 REASON = ["--reason", "wrong patient chosen"]
 STUDY = Scope(study_uid="1.2.3")
@@ -33,19 +31,7 @@ STUDY = Scope(study_uid="1.2.3")
 @pytest.fixture(params=["sqlite", "mongodb", "couchdb"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """An archive with two studies, on each backend."""
-    text = ""
-    with ExitStack() as stack:
-        if request.param != "sqlite":
-            service = {"mongodb": mongodb, "couchdb": couchdb}[request.param]
-            try:
-                start = mongodb.shared_url if request.param == "mongodb" else couchdb.running
-                url = stack.enter_context(start(tmp_path / "server"))
-                name = stack.enter_context(service.database(url))
-            except (mongodb.Unavailable, couchdb.Unavailable) as exc:
-                if request.param in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-                    pytest.fail(str(exc))
-                pytest.skip(str(exc))
-            text = f'backend = "{request.param}"\n[storage.{request.param}]\nurl = "{url}"\ndatabase = "{name}"\n'
+    with nullcontext("") if request.param == "sqlite" else in_database(request.param, tmp_path) as text:
         found = settings_file(tmp_path / "archive", text)
         with opened(found) as archive:
             store(archive, *(instance("1.2.3", "1.2.3.1", f"1.2.3.1.{number}") for number in range(1, 4)))
@@ -89,8 +75,8 @@ def plan_and_write(archive: Archive, path: Path) -> None:
     """What a process leaves that dies after it wrote its intent."""
     ingest = ingest_of(load(path, environ={}), archive.storage, archive.blobs, edits=True)
     editor = Editor(archive.storage, archive.blobs, ingest)
-    plan = Edit(archive.storage, editor).attributes(STUDY, {"PatientID": "P2"}, Cause(reason="why"))
-    editor.intents.write(plan.intent)
+    intent = Edit(archive.storage, editor).attributes(STUDY, {"PatientID": "P2"}, Cause(reason="why"))
+    editor.intents.write(intent)
 
 
 @pytest.mark.parametrize("path", ["sqlite"], indirect=True)

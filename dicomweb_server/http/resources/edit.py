@@ -13,7 +13,8 @@ from dicomweb_server.errors import BadRequest, PreconditionFailed, UnsupportedMe
 from dicomweb_server.http.forms import payload
 from dicomweb_server.http.params import first_parameter, scope_of, truth
 from dicomweb_server.http.resources.metadata import metadata_tags
-from dicomweb_server.services.edit import Cause, Edit, PatientName, Plan
+from dicomweb_server.services.edit import Cause, Edit, PatientName
+from dicomweb_server.services.edit_intents import Intent
 from dicomweb_server.storage.records import Scope
 
 TAKES = ("application/json", "application/dicom+json")
@@ -32,8 +33,8 @@ class EditResource:
         DICOM JSON alone with the reason in the query."""
         scope = scope_of(**uids)
         body = _body(req, ("attributes",), bare=True)
-        plan = self._edit.attributes(scope, _attributes(body, required=True), _cause(req, body))
-        self._carry_out(req, resp, plan, body, check=lambda: self._check(req, scope))
+        intent = self._edit.attributes(scope, _attributes(body, required=True), _cause(req, body))
+        self._carry_out(req, resp, intent, body, check=lambda: self._check(req, scope))
         resp.set_header("ETag", f'"{self._edit.version(scope)}"')
 
     def on_post_merge(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -41,8 +42,8 @@ class EditResource:
         body = _body(req, ("source", "target"))
         source = _patient(body, "source")
         req.context.audited_patient = source.patient_id[:64]  # afterwards nobody could tell
-        plan = self._edit.merge(source, _patient(body, "target"), _cause(req, body))
-        self._carry_out(req, resp, plan, body)
+        intent = self._edit.merge(source, _patient(body, "target"), _cause(req, body))
+        self._carry_out(req, resp, intent, body)
 
     def on_post_move(self, req: falcon.Request, resp: falcon.Response, **uids: str) -> None:
         """A series goes to another study, a new one where no UID is given."""
@@ -51,9 +52,9 @@ class EditResource:
         target = body.get("study_uid")
         if target is not None and not (isinstance(target, str) and is_uid(target)):
             raise BadRequest("study_uid is the UID of the target study: digits and dots, at most 64 characters")
-        plan = self._edit.move(scope, target, _attributes(body, required=False), _cause(req, body))
-        answer = {"study_uid": plan.study_uid_after(scope)}
-        self._carry_out(req, resp, plan, body, more=answer, check=lambda: self._check(req, scope))
+        intent = self._edit.move(scope, target, _attributes(body, required=False), _cause(req, body))
+        answer = {"study_uid": intent.task.study_uid_after(scope)}
+        self._carry_out(req, resp, intent, body, more=answer, check=lambda: self._check(req, scope))
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response, study_uid: str) -> None:
         """The edits of a study, oldest first; no values."""
@@ -65,7 +66,7 @@ class EditResource:
         self,
         req: falcon.Request,
         resp: falcon.Response,
-        plan: Plan,
+        intent: Intent,
         body: Mapping[str, Any],
         *,
         more: Mapping[str, Any] | None = None,
@@ -74,14 +75,14 @@ class EditResource:
         dry_run = body.get("dry_run", False)
         if not isinstance(dry_run, bool):
             raise BadRequest("dry_run is true or false")
-        req.context.studies = plan.studies
-        report = self._edit.survey(plan, check=check) if dry_run else self._edit.run(plan, check=check)
+        req.context.studies = intent.studies
+        report = self._edit.survey(intent, check=check) if dry_run else self._edit.run(intent, check=check)
         answer = {
             "edited": report.edited,
             "unchanged": report.unchanged,
             "failed": report.failures,
             "failures": [{"instance_uid": uid, "reason": reason} for uid, reason in report.failed],
-            "studies": plan.studies,
+            "studies": intent.studies,
             **(more or {}),
         }
         _send(resp, answer | ({"dry_run": True} if dry_run else {}))
