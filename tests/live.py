@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,14 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
         except requests.ConnectionError:
             pass
         _check_deadline(process, deadline, log)
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what other threads or processes bring about; fails when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
 
 
 def _ready_url(process: subprocess.Popen[bytes], output: Path, log: Path) -> str:

@@ -5,7 +5,6 @@ import multiprocessing
 import random
 import resource
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.storage_suite import put, study_hit
 from tests.contract.load import Load, check_totals, instances
 from tests.contract.test_couchdb import name, opened, url
+from tests.live import until
 from tests.services import couchdb
 from tests.services.proxy import BadProxy
 
@@ -324,12 +324,3 @@ def _write(url: str, name: str, study: str, shared: str, number: int) -> None:
         put(storage, record(study, shared, Modality=f"M{number}", instance_uid=f"{new_uid()}.{number}"))
         put(storage, record(study, f"{shared}.{number}", instance_uid=f"{new_uid()}.{number}"))
     storage.close()
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something that another thread brings about."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not come about in time")
-        time.sleep(0.01)

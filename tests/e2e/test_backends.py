@@ -5,8 +5,7 @@ import io
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import generate_uid
 
-from tests.live import ROOT, LiveServer, running
+from tests.live import ROOT, LiveServer, running, until
 from tests.samples import RELATED, envelope, instance, part10, sample_files, url
 from tests.services import couchdb, mongodb
 
@@ -355,11 +354,3 @@ def test_a_database_killed_under_load_is_a_503_and_loses_nothing(mortal_backend:
         listed = requests.get(f"{server.url}/studies/{study}/metadata", timeout=TIMEOUT_SECONDS).json()
         assert hit["00201208"]["Value"] == [len(listed)]
         assert couchdb.PASSWORD not in server.log.read_text() + server.output.read_text()
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for what other threads bring about."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
