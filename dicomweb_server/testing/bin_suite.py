@@ -23,7 +23,7 @@ from dicomweb_server.storage.records import (
     Stored,
 )
 from dicomweb_server.testing.datasets import JPEG, new_uid, record
-from dicomweb_server.testing.storage_suite import at_once, put, shown, study_hit
+from dicomweb_server.testing.steps import at_once, put, shown, study_hit
 
 REPLACE = OnDuplicate.REPLACE
 

@@ -29,7 +29,7 @@ from dicomweb_server.storage.records import (
 )
 from dicomweb_server.testing import search_cases
 from dicomweb_server.testing.datasets import JPEG, new_uid, record
-from dicomweb_server.testing.storage_suite import put, shown, study_hit
+from dicomweb_server.testing.steps import put, shown, study_hit
 
 REPLACE = OnDuplicate.REPLACE
 

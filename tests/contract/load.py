@@ -9,7 +9,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import InstanceRecord, OnDuplicate, Scope
 from dicomweb_server.testing.datasets import new_uid, record
-from dicomweb_server.testing.storage_suite import series_hits, study_hit
+from dicomweb_server.testing.steps import series_hits, study_hit
 
 
 def instances(storage: Storage) -> dict[str, str]:

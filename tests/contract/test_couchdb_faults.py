@@ -20,7 +20,7 @@ from dicomweb_server.errors import ConfigError, NotFound, StorageUnavailable
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import Binned, ChangeKind, OnDuplicate, Restored, Scope, Stored
 from dicomweb_server.testing.datasets import new_uid, record
-from dicomweb_server.testing.storage_suite import put, study_hit
+from dicomweb_server.testing.steps import put, study_hit
 from tests.contract.load import Load, check_totals, instances
 from tests.contract.test_couchdb import name, opened, url
 from tests.live import until

@@ -34,7 +34,8 @@ from dicomweb_server.testing.blob_suite import BlobSuite, staged
 from dicomweb_server.testing.datasets import header, record
 from dicomweb_server.testing.moving_suite import MovingSuite
 from dicomweb_server.testing.search_cases import terms
-from dicomweb_server.testing.storage_suite import StorageSuite, put
+from dicomweb_server.testing.steps import put
+from dicomweb_server.testing.storage_suite import StorageSuite
 from tests.services import mongodb
 
 

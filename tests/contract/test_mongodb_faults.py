@@ -28,7 +28,7 @@ from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import NotFound, StorageUnavailable
 from dicomweb_server.storage.records import Binned, ChangeKind, InstanceRecord, OnDuplicate, Restored, Scope
 from dicomweb_server.testing.datasets import new_uid, record
-from dicomweb_server.testing.storage_suite import put, study_hit
+from dicomweb_server.testing.steps import put, study_hit
 from tests.contract.load import Load, check_totals, instances
 from tests.contract.test_mongodb import opened
 from tests.services import mongodb

@@ -23,7 +23,8 @@ from dicomweb_server.testing.bin_suite import BinSuite
 from dicomweb_server.testing.datasets import new_uid, record
 from dicomweb_server.testing.moving_suite import MovingSuite
 from dicomweb_server.testing.search_cases import digest_term, records, terms
-from dicomweb_server.testing.storage_suite import StorageSuite, put, study_hit
+from dicomweb_server.testing.steps import put, study_hit
+from dicomweb_server.testing.storage_suite import StorageSuite
 from tests.contract.older import to_schema_1
 
 

@@ -14,7 +14,7 @@ from dicomweb_server.errors import ConfigError, StorageUnavailable
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.testing.blob_suite import staged
 from dicomweb_server.testing.datasets import record
-from dicomweb_server.testing.storage_suite import put, study_hit
+from dicomweb_server.testing.steps import put, study_hit
 from tests.certificates import make_bundle, make_certificate
 from tests.services import couchdb, mongodb
 from tests.services.tls import TLSProxy
