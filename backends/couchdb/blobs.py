@@ -3,9 +3,13 @@
 The key of a blob tells when it was kept and how long it is, so that a range is read with one request for each chunk it
 touches and nothing is looked up before. The first chunk is written last: a blob exists when that is there. Chunks have
 the content type application/dicom, which CouchDB does not compress; a compressed attachment has no ranges.
+
+They are written by `_bulk_docs`, in base64. What is put as a body of its own CouchDB keeps in the pieces in which the
+network gave it, of some kilobytes each, and every read gathers them again: that takes it four times as long.
 """
 
 import contextlib
+import os
 import re
 import tempfile
 import time
@@ -27,10 +31,9 @@ from dicomweb_server.storage.base import BlobStore, StagedBlob
 from dicomweb_server.storage.records import StorageState
 
 CHUNK_BYTES = 4 * 1024 * 1024
-SMALL_BYTES = 256 * 1024
-"""Blobs up to this travel together in one request."""
+TOGETHER_BYTES = CHUNK_BYTES
+"""So much travels in one request, beside others: each takes three times as much memory meanwhile."""
 
-TOGETHER_BYTES = 4 * 1024 * 1024
 STREAM_BYTES = 1024 * 1024
 SUFFIX = "-blobs"
 PARALLEL = 4
@@ -40,6 +43,9 @@ _PARTIAL = 206
 _KEY = re.compile(r"([0-9a-f]{11})-([0-9a-f]{32})-([0-9]{1,15})-([0-9]{1,9})", re.ASCII)
 _FIRST, _OTHER = "blob:", "chunk:"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
+
+_Chunk = tuple[str, int]
+"""The key of a blob, and the number of the chunk."""
 
 
 class CouchStagedBlob(StagedBlob):
@@ -113,20 +119,11 @@ class CouchBlobStore(BlobStore):
         if any(each.file.closed for each in staged):
             raise StorageError("A blob that was given up cannot be kept.")
         files = {_new_key(each.file.seek(0, 2)): each.file for each in staged}
-        works: list[Callable[[], None]] = []
-        together: list[str] = []
-        for key, file in files.items():
-            if _size(key) > SMALL_BYTES:
-                works.append(partial(_put_large, blobs, key, file))
-                continue
-            together.append(key)
-            if sum(map(_size, together)) >= TOGETHER_BYTES:
-                works.append(partial(_put_small, blobs, {each: files[each] for each in together}))
-                together = []
-        if together:
-            works.append(partial(_put_small, blobs, {each: files[each] for each in together}))
+        chunks = [(key, number) for key in files for number in range(len(_document_ids(key)))]
+        last = [(key, number) for key, number in chunks if not number and _size(key) > CHUNK_BYTES]
         try:
-            self._run(works)
+            for some in ([each for each in chunks if each not in last], last):
+                self._run([partial(_put, blobs, files, together) for together in _together(some)])
         except BaseException:
             with contextlib.suppress(StorageError):
                 self.delete(keys=files)
@@ -137,8 +134,9 @@ class CouchBlobStore(BlobStore):
 
     def _run(self, works: Sequence[Callable[[], None]]) -> None:
         """Do all of it, several at a time; raises the first error when all have ended."""
-        if len(works) == 1:
-            works[0]()
+        if len(works) < 2:
+            for work in works:
+                work()
             return
         pool = self._pool
         if pool is None:
@@ -248,6 +246,11 @@ def _document_ids(key: str) -> list[str]:
     return [_document_id(key, number) for number in range(max(1, -(-size // chunk)))]
 
 
+def _chunk_size(key: str, number: int) -> int:
+    size, chunk = _parsed(key)
+    return min(chunk, size - number * chunk)
+
+
 def _places(key: str, start: int, length: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and length inside it, of each chunk that a range touches."""
     _, chunk = _parsed(key)
@@ -270,10 +273,8 @@ def _slices(data: bytes) -> Iterator[bytes]:
 
 def _get(blobs: Database, key: str, number: int, start: int, length: int) -> bytes:
     """A part of one chunk. A server without ranges sends all of it."""
-    size, chunk = _parsed(key)
-    whole = min(chunk, size - number * chunk)
     headers = {"Accept": "*/*"}
-    if length < whole:
+    if length < _chunk_size(key, number):
         headers["Range"] = f"bytes={start}-{start + length - 1}"
     with driver_errors():
         try:
@@ -292,25 +293,29 @@ def _get(blobs: Database, key: str, number: int, start: int, length: int) -> byt
     return data
 
 
-def _put_large(blobs: Database, key: str, file: BinaryIO) -> None:
-    """The chunks, the first one last."""
-    size, chunk = _parsed(key)
-    for number in reversed(range(-(-size // chunk))):
-        file.seek(number * chunk)
-        data = file.read(chunk)
-        if len(data) != min(chunk, size - number * chunk):
-            raise StorageCorrupt("A staged file is shorter than it was.")
-        with driver_errors(), contextlib.suppress(couchdb.http.ResourceConflict):
-            # Only a first try whose answer was lost can be there: the key was never given before.
-            resource = blobs.resource(_document_id(key, number))
-            resource.put(_ATTACHMENT, body=data, headers={"Content-Type": _TYPE})
+def _together(chunks: Iterable[_Chunk]) -> Iterator[list[_Chunk]]:
+    """Runs of chunks that travel in one request."""
+    some: list[_Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if some and size + _chunk_size(*chunk) > TOGETHER_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(chunk)
+        size += _chunk_size(*chunk)
+    if some:
+        yield some
 
 
-def _put_small(blobs: Database, files: Mapping[str, BinaryIO]) -> None:
-    """Several blobs of one chunk in one request."""
+def _put(blobs: Database, files: Mapping[str, BinaryIO], chunks: Sequence[_Chunk]) -> None:
+    """Write some chunks. What is there already is of a first try whose answer was lost: no key is given twice."""
     made: list[Json] = []
-    for key, file in files.items():
-        file.seek(0)
-        data = b64encode(file.read()).decode()
-        made.append({"_id": _document_id(key, 0), "_attachments": {_ATTACHMENT: {"content_type": _TYPE, "data": data}}})
+    for key, number in chunks:
+        size = _chunk_size(key, number)
+        # Several threads may read one file.
+        data = os.pread(files[key].fileno(), size, number * CHUNK_BYTES)
+        if len(data) != size:
+            raise StorageCorrupt("A staged file is shorter than it was.")
+        attachment = {"content_type": _TYPE, "data": b64encode(data).decode()}
+        made.append({"_id": _document_id(key, number), "_attachments": {_ATTACHMENT: attachment}})
     blobs.write(made)

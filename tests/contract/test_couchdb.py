@@ -452,15 +452,17 @@ class TestLarge:
         assert left == []
         storage.close()
 
-    def test_a_blob_of_several_chunks(self, url: str, name: str) -> None:
+    @pytest.mark.parametrize("chunk", [CHUNK_BYTES, CHUNK_BYTES // 4 - 1])
+    def test_a_blob_of_several_chunks(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
         blobs = opened_blobs(url, name)
         data = random.Random(2).randbytes(2 * CHUNK_BYTES + 5)
-        (key,) = blobs.keep(staged=[staged(blobs, data)])
+        with monkeypatch.context() as patch:  # a release that cut them otherwise
+            patch.setattr("backends.couchdb.blobs.CHUNK_BYTES", chunk)
+            small, key = blobs.keep(staged=[staged(blobs, b"small"), staged(blobs, data)])
+        blobs.delete(keys=[small])
         assert b"".join(blobs.stream(key=key)) == data
-        assert (
-            blobs.read(key=key, start=CHUNK_BYTES - 3, length=CHUNK_BYTES + 6)
-            == data[CHUNK_BYTES - 3 : 2 * CHUNK_BYTES + 3]
-        )
+        for start, length in ((chunk - 3, chunk + 6), (chunk, 1), (len(data) - 2, 2), (0, len(data))):
+            assert blobs.read(key=key, start=start, length=length) == data[start : start + length]
         assert list(blobs.keys(older_than_seconds=0)) == [key]
         blobs.delete(keys=[key])
         database = blobs._opened()
