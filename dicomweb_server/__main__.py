@@ -21,6 +21,8 @@ _SETTING_OF_OPTION = {
     "workers": "server.workers",
     "data": "storage.directory",
 }
+_SEVERAL = ("uids", "words", "paths", "sources")
+"""What commands call their arguments of which there can be several."""
 _SERVER = ("host", "port", "workers")
 _DATA = ("data",)
 
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "serve")
-    options = _parser(words[0]).parse_args(words)
+    options = _parsed(_parser(words[0]), words)
     try:
         # A command without --config names its settings itself.
         settings = load(config=options.config, overrides=_overrides(options)) if "config" in options else Settings()
@@ -86,6 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The options. What a command takes several of may also stand behind an option, where argparse leaves it over."""
+    options, over = parser.parse_known_args(words)
+    taken = next((value for name in _SEVERAL if (value := getattr(options, name, None)) is not None), None)
+    if over and (taken is None or any(word.startswith("-") for word in over)):
+        options.wrong_usage(f"unrecognized arguments: {' '.join(over)}")
+    if taken is not None:
+        taken.extend(Path(word) if taken is getattr(options, "paths", None) else word for word in over)
+    return options
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:
@@ -108,7 +121,7 @@ def _describe(parser: argparse.ArgumentParser, command: Command) -> None:
     module = importlib.import_module(f"dicomweb_server.commands.{command.module}")
     parser.description = f"{command.summary[0].upper()}{command.summary[1:]}."
     parser.epilog = f"Example: {PROGRAM} {module.EXAMPLE}"
-    parser.set_defaults(run=module.run)
+    parser.set_defaults(run=module.run, wrong_usage=parser.error)
     if command.options is not None:
         _add_options(parser, command.options)
     if hasattr(module, "add_arguments"):

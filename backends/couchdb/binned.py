@@ -11,17 +11,19 @@ stays as an empty document: a removal that is carried out a second time finds it
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from backends.couchdb import keys
 from backends.couchdb import records as documents
-from backends.couchdb.database import Database, Json
+from backends.couchdb.database import AFTER_ID, Database, Json
 from backends.couchdb.derive import Deriver, attempts
 from backends.couchdb.inflight import InFlight
+from backends.couchdb.reading import Reading
 from backends.couchdb.removal import Removal
-from dicomweb_server.errors import BadRequest
+from dicomweb_server.errors import BadRequest, NotFound
 from dicomweb_server.storage.records import Binned, BinPage, Restored, Scope
 
 CLAIMED_SECONDS = 60
@@ -34,9 +36,16 @@ class Bin:
     """Entries in the database of the instances."""
 
     def __init__(
-        self, records: Database, deriver: Deriver, inflight: InFlight, removal: Removal, clock: keys.Clock
+        self,
+        records: Database,
+        reading: Reading,
+        deriver: Deriver,
+        inflight: InFlight,
+        removal: Removal,
+        clock: keys.Clock,
     ) -> None:
         self._records = records
+        self._reading = reading
         self._deriver = deriver
         self._inflight = inflight
         self._removal = removal
@@ -202,23 +211,39 @@ class Bin:
             parts = [part for each in versions for part in documents.part_ids(each)]
             self._records.delete(self._records.get_many(parts).values() if parts else [])
 
-    def purge_replaced(self, before: datetime, limit: int) -> int:
+    def purge_replaced(self, scope: Scope, before: datetime | None, limit: int) -> int:
         """As `Storage.purge_replaced`."""
         self.finish()
-        pages = self._records.pages(
-            "rest/replaced",
-            size=PAGE,
-            startkey=[],
-            endkey=[documents.microseconds(before)],
-            include_docs=True,
-        )
         chosen: list[Json] = []
-        for rows in pages:
-            if len(chosen) < limit:
-                chosen += self.true_versions([row["doc"] for row in rows if row.get("doc")])
-        taken = self._take([each for each in chosen[:limit] if not is_claimed(each)])
+        for older in self._older(scope, before):
+            if len(chosen) >= limit:
+                break
+            chosen += [old for old in self.true_versions(older) if not is_claimed(old)]
+        taken = self._take(chosen[:limit])
         self._forget(taken)
         return len(taken)
+
+    def _older(self, scope: Scope, before: datetime | None) -> Iterator[list[Json]]:
+        """What may be older versions of what is stored in the scope, in pages; of the whole archive oldest first."""
+        end: Any = documents.microseconds(before) if before is not None else keys.END
+        if scope.level is None:
+            pages = self._records.pages("rest/replaced", size=PAGE, startkey=[], endkey=[end], include_docs=True)
+            yield from ([row["doc"] for row in rows if row.get("doc")] for rows in pages)
+            return
+        for uids in self._stored_in(scope):
+            prefixes = [documents.replaced_id(uid, "") for uid in uids]
+            ranges = [{"startkey": prefix, "endkey": prefix + AFTER_ID, "include_docs": True} for prefix in prefixes]
+            found = [row["doc"] for rows in self._records.ranges("_all_docs", ranges) for row in rows if row.get("doc")]
+            yield [old for old in found if before is None or old["replaced_at"] < end]
+
+    def _stored_in(self, scope: Scope) -> Iterator[list[str]]:
+        """The SOP Instance UIDs of a scope in pages."""
+        try:
+            instances = self._reading.instances(scope)
+        except NotFound:
+            return
+        while uids := [each.instance_uid for each in islice(instances, PAGE)]:
+            yield uids
 
     def true_versions(self, older: Sequence[Json]) -> list[Json]:
         """The versions that readers see."""

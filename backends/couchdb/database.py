@@ -77,14 +77,14 @@ class Database:
         return rows
 
     def ranges(self, name: str, ranges: Sequence[Mapping[str, Any]]) -> list[list[Json]]:
-        """The rows of several ranges of one view: in one round trip on CouchDB, one each on PouchDB."""
+        """The rows of several ranges of a view, or of `_all_docs`: in one round trip on CouchDB, several on PouchDB."""
         if len(ranges) == 1 or not self._server.takes_queries:
             return [self.view(name, **options) for options in ranges]
-        design, view = name.split("/")
+        design, _, view = name.partition("/")
+        resource = self.resource(*(("_design", design, "_view", view) if view else (name,)), "queries")
         found: list[list[Json]] = []
         for start in range(0, len(ranges), IDS_AT_ONCE):
             some = list(ranges[start : start + IDS_AT_ONCE])
-            resource = self.resource("_design", design, "_view", view, "queries")
             _, _, answer = self._patiently(name, partial(resource.post_json, body={"queries": some}))
             found += [result["rows"] for result in answer["results"]]
         self._server.rows += sum(len(rows) for rows in found)

@@ -72,7 +72,7 @@ class _Parts:
         self.feed = Feed(self.records)
         self.usage = UsageViews(self.records)
         self.documents = Documents(others, clock)
-        self.bin = Bin(self.records, deriver, self.inflight, self.removal, clock)
+        self.bin = Bin(self.records, self.reading, deriver, self.inflight, self.removal, clock)
         self.moving = Moving(self.records, self.archive, self.documents, deriver, self.inflight, self.bin, clock)
         self.repair = Repair(self.records, self.archive, deriver, self.inflight, self.removal, clock)
 
@@ -172,8 +172,8 @@ class CouchStorage(Storage):
     def restore(self, *, instance_uid: str, version: str) -> None:
         self._opened.storing.restore(instance_uid, version)
 
-    def purge_replaced(self, *, before: datetime, limit: int) -> int:
-        return self._opened.bin.purge_replaced(before, limit)
+    def purge_replaced(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        return self._opened.bin.purge_replaced(scope, before, limit)
 
     # Checking what is derived
 

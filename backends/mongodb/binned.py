@@ -12,8 +12,9 @@ content: a removal that is carried out a second time finds it and does not put t
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import orjson
 from pymongo import ReplaceOne
@@ -24,7 +25,7 @@ from backends.mongodb.connection import Connection, Doc
 from backends.mongodb.derived import Ascent
 from backends.mongodb.feed import Entry, Feed
 from backends.mongodb.instances import Composer, LargeMetadata, added, stored_instance
-from backends.mongodb.removing import Remover
+from backends.mongodb.removing import Remover, condition_of
 from backends.mongodb.work import LEASE_SECONDS, Work, new_token, older_than
 from backends.mongodb.writing import insert
 from dicomweb_server.errors import BadRequest, StorageUnavailable
@@ -219,27 +220,43 @@ class Bin:
         releasing.queue(self._connection, (key for doc in docs for key in doc["blobs"]))
         self._large_metadata.delete([doc["metadata_key"] for doc in docs if doc.get("metadata_key")])
 
-    def purge_replaced(self, before: datetime, limit: int) -> int:
+    def purge_replaced(self, scope: Scope, before: datetime | None, limit: int) -> int:
         """As `Storage.purge_replaced`."""
-        replaced = self._connection.safe("replaced")
         done = 0
-        condition: Doc = {"replaced_at": {"$lt": before}, "purged_at": None}
-        while done < limit:
-            found = replaced.find(condition, {"uid": 1, "life": 1, "blob": 1, "replaced_at": 1})
-            docs = list(found.sort([("replaced_at", 1), ("_id", 1)]).limit(_BATCH))
-            if not docs:
-                break
+        for docs in self._older(scope, before) if limit else ():
             true = self.true_versions(docs)[: limit - done]
             taken = take(self._connection, "replaced", [doc["_id"] for doc in true], new_token())
             self._forget(taken)
-            replaced.delete_many({"_id": {"$in": [doc["_id"] for doc in taken]}})
+            self._connection.safe("replaced").delete_many({"_id": {"$in": [doc["_id"] for doc in taken]}})
             done += len(taken)
+            if done >= limit:
+                break
+        return done
+
+    def _older(self, scope: Scope, before: datetime | None) -> Iterator[list[Doc]]:
+        """What may be older versions of what is stored in the scope, in batches; of the whole archive oldest first."""
+        replaced = self._connection.safe("replaced")
+        condition: Doc = {"purged_at": None, **({"replaced_at": {"$lt": before}} if before is not None else {})}
+        fields = {"uid": 1, "life": 1, "blob": 1, "replaced_at": 1}
+        order = [("replaced_at", 1), ("_id", 1)]
+        if scope.level is not None:
+            for uids in self._stored_in(scope):
+                yield list(replaced.find({**condition, "uid": {"$in": uids}}, fields).sort(order))
+            return
+        while docs := list(replaced.find(condition, fields).sort(order).limit(_BATCH)):
+            yield docs
             last = docs[-1]
             condition["$or"] = [
                 {"replaced_at": {"$gt": last["replaced_at"]}},
                 {"replaced_at": last["replaced_at"], "_id": {"$gt": last["_id"]}},
             ]
-        return done
+
+    def _stored_in(self, scope: Scope) -> Iterator[list[str]]:
+        """The SOP Instance UIDs of a scope in batches."""
+        found = self._connection.safe("instances").find(condition_of(scope), {"_id": 1}).batch_size(_BATCH)
+        with found:
+            while uids := [doc["_id"] for doc in islice(found, _BATCH)]:
+                yield uids
 
     def true_versions(self, docs: Sequence[Doc]) -> list[Doc]:
         """Without copies for replacements that did not happen, and of instances that are gone."""

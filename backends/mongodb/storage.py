@@ -160,9 +160,9 @@ class MongoStorage(Storage):
         with driver_errors():
             self._writer.restore(instance_uid, version)
 
-    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+    def purge_replaced(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
         with driver_errors():
-            return self._bin.purge_replaced(before, limit)
+            return self._bin.purge_replaced(scope, before, limit)
 
     # Checking what is derived
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from backends.sqlite.connections import Connection
 from backends.sqlite.reading import microseconds_of, moment, stored_instance
-from backends.sqlite.unit import Unit
+from backends.sqlite.unit import Unit, scope_condition
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.storage.packing import record_of
 from dicomweb_server.storage.records import Binned, BinPage, ChangeKind, Restored, Scope
@@ -74,12 +74,22 @@ def purge(unit: Unit, scope: Scope, before: datetime | None, limit: int) -> int:
     return len(rows)
 
 
-def purge_replaced(unit: Unit, before: datetime, limit: int) -> int:
+def purge_replaced(unit: Unit, scope: Scope, before: datetime | None, limit: int) -> int:
     """As `Storage.purge_replaced`."""
+    conditions: list[str] = ["binned IS NULL"]
+    values: list[Any] = []
+    if before is not None:
+        conditions.append("replaced_at < ?")
+        values.append(microseconds_of(before))
+    order = "replaced_at"
+    if scope.level is not None:
+        inside, uids = scope_condition(scope)
+        conditions.append(f"uid IN (SELECT i.uid FROM instance i WHERE {inside})")
+        values += uids
+        order = "+replaced_at"  # by the index of the UIDs, not through all versions in the order of time
     rows = unit.connection.execute(
-        "SELECT id, blob_key, layout_blob FROM replaced WHERE binned IS NULL AND replaced_at < ? "
-        "ORDER BY replaced_at, id LIMIT ?",
-        (microseconds_of(before), limit),
+        f"SELECT id, blob_key, layout_blob FROM replaced WHERE {' AND '.join(conditions)} ORDER BY {order}, id LIMIT ?",
+        (*values, limit),
     ).fetchall()
     unit.release(row[1:] for row in rows)
     unit.connection.executemany("DELETE FROM replaced WHERE id = ?", [row[:1] for row in rows])

@@ -118,8 +118,8 @@ class SQLiteStorage(Storage):
     def restore(self, *, instance_uid: str, version: str) -> None:
         self._writer.run(lambda unit: unit.restore(instance_uid, version))
 
-    def purge_replaced(self, *, before: datetime, limit: int) -> int:
-        return self._writer.run(lambda unit: binned.purge_replaced(unit, before, limit))
+    def purge_replaced(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        return self._writer.run(lambda unit: binned.purge_replaced(unit, scope, before, limit))
 
     # Checking what is derived
 

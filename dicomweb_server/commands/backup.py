@@ -4,7 +4,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar
+from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar, counted
 from dicomweb_server.opening import open_parts
 from dicomweb_server.services.backup import Backup, BackupProgress, Folder
 from dicomweb_server.settings import Settings
@@ -54,11 +54,11 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     for text in done.damaged:
         print(f"LEFT OUT  {text}")
     print(
-        f"Backup {done.name}: {done.instances} instances, {done.entries} entries; {done.copied_files} files were new, "
-        f"{done.copied_bytes / MEGABYTE:.1f} MB."
+        f"Backup {done.name}: {counted(done.instances, 'instance')}, {done.entries} entries; "
+        f"{counted(done.copied_files, 'new file')}, {done.copied_bytes / MEGABYTE:.1f} MB."
     )
     if options.keep and not done.damaged:
-        print(f"{folder.prune(options.keep)} files of older backups are gone.")
+        print(f"Deleted {counted(folder.prune(options.keep), 'file')} of older backups.")
     return DAMAGED_STATUS if done.damaged else 0
 
 

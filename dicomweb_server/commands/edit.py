@@ -8,6 +8,7 @@ from dicomweb_server.audit.record import FAILED, SUCCESS, AuditRecord
 from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.authenticating import open_trail
 from dicomweb_server.commands.auditing import COMMAND, operator
+from dicomweb_server.commands.progress import counted
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.opening import ingest_of, open_parts
 from dicomweb_server.services.edit import CODES, Cause, Edit, PatientName
@@ -53,7 +54,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--code", choices=CODES, default=CODES[0], help="the kind of reason, for the files (CORRECT)")
     command.add_argument("--dry-run", action="store_true", help="only say how many instances it is")
     command.add_argument("--resume", action="store_true", help="finish what was interrupted")
-    command.set_defaults(wrong_usage=command.error)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -63,16 +63,16 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     with closing(storage), closing(blobs):
         editor = Editor(storage, blobs, ingest_of(settings, storage, blobs, edits=True))
         if options.resume:
-            print(f"Finished {editor.resume()} edits")
+            print(f"Finished {counted(editor.resume(), 'edit')}")
             return 0
         edit = Edit(storage, editor)
         intent = _intent(edit, storage, options)
         if options.dry_run:
             found = edit.survey(intent)
-            print(f"Would edit {found.edited} instances; {found.unchanged} are so already")
+            print(f"Would edit {counted(found.edited, 'instance')}; {found.unchanged} already so")
             return 0
         report = _audited(edit, intent, open_trail(settings, storage))
-        print(f"Edited {report.edited} instances; {report.unchanged} were so already")
+        print(f"Edited {counted(report.edited, 'instance')}; {report.unchanged} already so")
         if options.words[0] == MOVE:
             print(f"The series is in study {intent.task.study_uid_after(intent.task.scopes[0])}")
         for uid, reason in report.failed:

@@ -4,7 +4,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar
+from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar, counted
 from dicomweb_server.opening import open_parts
 from dicomweb_server.services.export import Export, ExportProgress
 from dicomweb_server.settings import Settings
@@ -41,7 +41,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             export.to_folder(found, options.to)
     studies = len({item.study_uid for item in found})
     size_bytes = sum(item.blob.size_bytes for item in found)
-    print(f"Exported {len(found)} instances of {studies} studies, {size_bytes / MEGABYTE:.1f} MB, to {options.to}")
+    what = f"{counted(len(found), 'instance')} of {counted(studies, 'study', 'studies')}"
+    print(f"Exported {what}, {size_bytes / MEGABYTE:.1f} MB, to {options.to}")
     return 0
 
 

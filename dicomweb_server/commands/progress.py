@@ -11,6 +11,11 @@ TELL_LOG_EVERY_SECONDS = 5.0
 _BAR_WIDTH = 24
 
 
+def counted(number: int, thing: str, plural: str = "") -> str:
+    """The number and what it counts: 1 file, 2 files."""
+    return f"{number} {thing if number == 1 else plural or f'{thing}s'}"
+
+
 class ProgressLine:
     """The line; used as a context manager, which leaves it at the end."""
 

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from dicomweb_server.commands.progress import MEGABYTE
+from dicomweb_server.commands.progress import MEGABYTE, counted
 from dicomweb_server.commands.restore import scope_in_bin
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.opening import open_parts
+from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.recycle import RecycleBin, moment_of, shown, text_of
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.settings import Settings
@@ -19,8 +19,8 @@ EXAMPLE = "bin purge --before 2026-01-31 --data /srv/dicom"
 NOTES = """\
 list prints a line for each study with something in the bin: when it was removed last, instances, megabytes, Study
 Instance UID, Patient ID, name, study date, description. purge deletes for good what a UID names, what was removed
-before a day or time (UTC), or all. restore brings back. With --replaced, purge means older versions of what is stored
-(see: restore --versions), by --before or --all.
+before a day or time (UTC), or all. restore brings back. With --replaced, purge means the older versions of what is
+stored (see: restore --versions): of a study, series or instance, those that were replaced before a day or time, or all.
 
 Exit status: 0 done, 1 not and why, 2 wrong usage, 130 interrupted."""
 COLUMNS = ("00100020", "00100010", "00080020", "00081030")
@@ -50,14 +50,16 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     before = moment_of(options.before)
     if options.action == "purge" and not (options.uids or before or options.all):
         raise BadRequest("Name a UID or --before to purge, or say --all.")
-    if options.replaced and (options.action == "list" or options.uids):
-        raise BadRequest("Older versions are purged by --before or --all; restore --versions lists them.")
+    if options.replaced and options.action == "list":
+        raise BadRequest("Older versions are listed by: restore UID --versions.")
     storage, blobs = open_parts(settings)
     with closing(storage), closing(blobs):
         recycle_bin = RecycleBin(storage)
         if options.replaced:
-            versions = recycle_bin.purge_replaced(before=before or datetime.now(UTC))
-            print(f"Deleted {versions} older versions for good, {Remove(storage, blobs).release()} files")
+            stored = chosen_scopes(storage, options.uids) or [Scope()]
+            number = sum(recycle_bin.purge_replaced(scope=scope, before=before) for scope in stored)
+            files = Remove(storage, blobs).release()
+            print(f"Deleted {counted(number, 'older version')} for good, {counted(files, 'file')}")
             return 0
         scopes = [scope_in_bin(storage, uid) for uid in options.uids] or [Scope()]
         if options.action == "list":
@@ -65,7 +67,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             return 0
         number = sum(recycle_bin.purge(scope=scope, before=before) for scope in scopes)
         files = Remove(storage, blobs).release()
-    print(f"Deleted {number} instances for good, {files} files")
+    print(f"Deleted {counted(number, 'instance')} for good, {counted(files, 'file')}")
     return 0
 
 

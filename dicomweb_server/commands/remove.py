@@ -3,6 +3,7 @@
 import argparse
 from contextlib import closing
 
+from dicomweb_server.commands.progress import counted
 from dicomweb_server.errors import NotFound
 from dicomweb_server.opening import open_parts
 from dicomweb_server.services.export import chosen_scopes
@@ -37,7 +38,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         scopes = chosen_scopes(storage, options.words)
         if options.dry_run:
             number = sum(1 for scope in scopes for _ in storage.instances(scope=scope))
-            print(f"Would remove {number} instances")
+            print(f"Would remove {counted(number, 'instance')}")
             return 0
         remove = Remove(storage, blobs, keep=keep)
         total = 0
@@ -47,7 +48,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             except NotFound:  # in a study that another word named, or removed by somebody else
                 continue
     print(
-        f"Removed {total} instances"
+        f"Removed {counted(total, 'instance')}"
         + (f"; they can be restored for {settings.remove.retention_days} days" if keep else "")
     )
     return 0

@@ -3,6 +3,7 @@
 import argparse
 from contextlib import closing
 
+from dicomweb_server.commands.progress import counted
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, NotFound
@@ -45,7 +46,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         if options.previous:
             stored = chosen_scopes(storage, options.uids)
             number = sum(recycle_bin.restore_previous(scope=scope) for scope in stored)
-            print(f"Restored the version before of {number} instances")
+            print(f"Restored the version before of {counted(number, 'instance')}")
             return 0
         if options.versions:
             for scope in chosen_scopes(storage, options.uids):
@@ -60,9 +61,9 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         scopes = [scope_in_bin(storage, uid) for uid in options.uids]
         done = [recycle_bin.restore(scope=scope) for scope in scopes]
     conflicts = sum(one.conflicts for one in done)
-    print(f"Restored {sum(one.restored for one in done)} instances")
+    print(f"Restored {counted(sum(one.restored for one in done), 'instance')}")
     if conflicts:
-        print(f"{conflicts} are stored again, and were left in the bin")
+        print(f"{conflicts} stored again meanwhile: left in the bin")
     return 1 if conflicts else 0
 
 

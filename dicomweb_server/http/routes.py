@@ -348,7 +348,7 @@ DICOMWEB: tuple[Route, ...] = (
         "/bin/restore",
         post=Operation(
             responder="recycle.on_post_restore",
-            summary="Restore what was removed: study_uid, series_uid or instance_uid",
+            summary="Restore what was removed (replaced: the version before): study_uid, series_uid or instance_uid",
             permission=Permission.RESTORE,
             takes=(JSON, "application/x-www-form-urlencoded"),
             gives=(JSON,),
@@ -358,7 +358,7 @@ DICOMWEB: tuple[Route, ...] = (
         "/bin/purge",
         post=Operation(
             responder="recycle.on_post_purge",
-            summary="Delete for good what was removed: study_uid, series_uid, instance_uid, before, or all",
+            summary="Delete for good what was removed or replaced: study_uid, series_uid, instance_uid, before, or all",
             permission=Permission.ADMIN,
             takes=(JSON, "application/x-www-form-urlencoded"),
             gives=(JSON,),

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from dicomweb_server.errors import BadRequest, Conflict, NotFound
+from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.packing import unpack_metadata
 from dicomweb_server.storage.records import Binned, BinPage, Restored, Scope
@@ -74,11 +75,12 @@ class RecycleBin:
         """Bring the version before the current one back of each instance of a stored study, series or instance that was
         replaced; gives their number. Done twice it is undone. Raises NotFound when nothing was replaced."""
         total = 0
-        for one in list(self._storage.instances(scope=scope)):
-            versions = self._storage.replaced(instance_uid=one.instance_uid)
-            if versions:
-                self._storage.restore(instance_uid=one.instance_uid, version=versions[0].version)
-                total += 1
+        for whole in self._stored(scope):
+            for one in list(self._storage.instances(scope=whole)):
+                versions = self._storage.replaced(instance_uid=one.instance_uid)
+                if versions:
+                    self._storage.restore(instance_uid=one.instance_uid, version=versions[0].version)
+                    total += 1
         if not total:
             raise NotFound("nothing of it was replaced")
         return total
@@ -90,13 +92,24 @@ class RecycleBin:
             total += number
         return total
 
-    def purge_replaced(self, *, before: datetime) -> int:
-        """Give up for good the older versions of what is stored that were replaced before the time; gives their
-        number."""
+    def purge_replaced(self, *, scope: Scope, before: datetime | None = None) -> int:
+        """Give up for good the older versions of what is stored in the scope, those that were replaced before the time;
+        gives their number. Raises NotFound when nothing of it is stored."""
         total = 0
-        while number := self._storage.purge_replaced(before=before, limit=BATCH):
-            total += number
+        for whole in self._stored(scope):
+            while number := self._storage.purge_replaced(scope=whole, before=before, limit=BATCH):
+                total += number
         return total
+
+    def _stored(self, scope: Scope) -> list[Scope]:
+        """What is stored of a scope, whose upper UIDs may be missing. Raises NotFound."""
+        uid = scope.instance_uid or scope.series_uid or scope.study_uid
+        if uid is None:
+            return [scope]
+        found = [one for one in chosen_scopes(self._storage, [uid]) if _lies_in(one, scope)]
+        if not found:
+            raise scope.not_found()
+        return found
 
 
 def shown(entry: Binned) -> dict[str, Any]:
@@ -121,6 +134,14 @@ def text_of(attributes: dict[str, Any], tag: str) -> str:
     values: Sequence[Any] = attributes.get(tag, {}).get("Value") or [""]
     value = values[0].get("Alphabetic", "") if isinstance(values[0], dict) else values[0]
     return str(value or "")
+
+
+def _lies_in(one: Scope, scope: Scope) -> bool:
+    return (
+        one.level is scope.level
+        and scope.study_uid in (None, one.study_uid)
+        and scope.series_uid in (None, one.series_uid)
+    )
 
 
 def _scope(entry: Binned) -> Scope:

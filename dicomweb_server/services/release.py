@@ -138,7 +138,7 @@ class Release:
 
     def _purge_replaced(self) -> int:
         before = self._retention.replaced_until(self._now())
-        return 0 if before is None else self._storage.purge_replaced(before=before, limit=BATCH)
+        return 0 if before is None else self._storage.purge_replaced(scope=Scope(), before=before, limit=BATCH)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

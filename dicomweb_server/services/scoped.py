@@ -193,10 +193,10 @@ class ScopedStorage(Storage):
             raise NotFound("there is no such instance")
         self._storage.restore(instance_uid=instance_uid, version=version)
 
-    def purge_replaced(self, *, before: datetime, limit: int) -> int:
+    def purge_replaced(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
         """As the other storage."""
         _all_only()
-        return self._storage.purge_replaced(before=before, limit=limit)
+        return self._storage.purge_replaced(scope=scope, before=before, limit=limit)
 
     # Checking what is derived
 

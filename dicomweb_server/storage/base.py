@@ -136,9 +136,10 @@ class Storage(ABC):
         """Bring an older version back; the current one becomes a replaced version itself."""
 
     @abstractmethod
-    def purge_replaced(self, *, before: datetime, limit: int) -> int:
-        """Forget older versions of stored instances that were replaced before that time, at most so many, oldest first;
-        their blobs go to the release queue. Gives the number: 0 when none is left."""
+    def purge_replaced(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
+        """Forget older versions of the instances that are stored in the scope now, of those that were replaced before
+        that time, at most so many, of the whole archive the oldest first; their blobs go to the release queue. Gives
+        the number: 0 when none is left."""
 
     # Checking what is derived
 

@@ -342,19 +342,58 @@ class BinSuite:
                 put(storage, newer(each, content), on_duplicate=REPLACE)
         storage.remove(scope=binned.scope, keep=True)
         newest, oldest = storage.replaced(instance_uid=one.instance_uid)
-        assert storage.purge_replaced(before=oldest.replaced_at, limit=9) == 0
+        assert storage.purge_replaced(scope=Scope(), before=oldest.replaced_at, limit=9) == 0
         later = datetime.now(UTC) + timedelta(seconds=5)
-        assert storage.purge_replaced(before=later, limit=1) == 1
+        assert storage.purge_replaced(scope=Scope(), before=later, limit=1) == 1
         assert list(storage.released(limit=9)) == [oldest.instance.blob.key]
         assert [each.version for each in storage.replaced(instance_uid=one.instance_uid)] == [newest.version]
         with pytest.raises(NotFound):
             storage.restore(instance_uid=one.instance_uid, version=oldest.version)
-        assert storage.purge_replaced(before=later, limit=9) == 1
-        assert storage.purge_replaced(before=later, limit=9) == 0
+        assert storage.purge_replaced(scope=Scope(), before=later, limit=9) == 1
+        assert storage.purge_replaced(scope=Scope(), before=later, limit=9) == 0
         assert storage.replaced(instance_uid=one.instance_uid) == []
         assert len(storage.released(limit=9)) == 2
         assert bring_back(storage, binned.scope) == [Restored.RESTORED]
         assert len(storage.replaced(instance_uid=binned.instance_uid)) == 2
+
+    def test_older_versions_are_purged_by_scope(self, storage: Storage) -> None:
+        study, series = new_uid(), new_uid()
+        first, second, third, other = record(study, series), record(study, series), record(study), record()
+        binned = record(study, series)
+        each = (first, second, third, other, binned)
+        put(storage, *each)
+        for content in (b"2", b"3"):
+            put(storage, *(newer(one, content) for one in each), on_duplicate=REPLACE)
+        storage.remove(scope=binned.scope, keep=True)
+
+        def left() -> list[int]:
+            return [len(storage.replaced(instance_uid=one.instance_uid)) for one in each[:4]]
+
+        early = storage.replaced(instance_uid=first.instance_uid)[-1].replaced_at
+        assert storage.purge_replaced(scope=Scope(study_uid=study), before=early - timedelta(seconds=5), limit=99) == 0
+        assert storage.purge_replaced(scope=first.scope, limit=1) == 1
+        assert left() == [1, 2, 2, 2]
+        assert storage.purge_replaced(scope=first.scope, limit=99) == 1
+        inside = Scope(study_uid=study, series_uid=series)
+        assert storage.purge_replaced(scope=inside, limit=0) == 0
+        assert storage.purge_replaced(scope=inside, limit=99) == 2
+        assert left() == [0, 0, 2, 2]
+        assert storage.purge_replaced(scope=Scope(study_uid=study), limit=99) == 2
+        assert left() == [0, 0, 0, 2]
+        for elsewhere in (Scope(study_uid="1.2"), Scope(study_uid=study, series_uid="1.2"), binned.scope):
+            assert storage.purge_replaced(scope=elsewhere, limit=99) == 0
+        assert len(storage.released(limit=99)) == 6
+        assert bring_back(storage, binned.scope) == [Restored.RESTORED]
+        assert len(storage.replaced(instance_uid=binned.instance_uid)) == 2
+
+    def test_older_versions_go_by_where_the_instance_is_stored_now(self, storage: Storage) -> None:
+        one = record(content=b"1")
+        put(storage, one)
+        moved = record(instance_uid=one.instance_uid, content=b"2")
+        put(storage, moved, on_duplicate=REPLACE)
+        assert storage.purge_replaced(scope=Scope(study_uid=one.study_uid), limit=9) == 0
+        assert storage.purge_replaced(scope=Scope(study_uid=moved.study_uid), limit=9) == 1
+        assert list(storage.released(limit=9)) == [one.blob.key]
 
     # At once
 
@@ -390,7 +429,7 @@ class BinSuite:
             lambda s: s.binned(scope=Scope()),
             lambda s: s.restore_binned(entries=["1"]),
             lambda s: s.purge_binned(scope=Scope(), limit=1),
-            lambda s: s.purge_replaced(before=datetime.now(UTC), limit=1),
+            lambda s: s.purge_replaced(scope=Scope(), limit=1),
         ],
     )
     def test_closed_storage_is_unavailable(self, storage: Storage, call: Callable[[Storage], Any]) -> None:

@@ -91,7 +91,7 @@ def test_a_further_one_copies_what_is_new(
         assert archive.storage.count(query=Query(level=Level.STUDY))
     capsys.readouterr()
     assert _named(monkeypatch, "20260102T000000Z", path, folder) == 0
-    assert "; 1 files were new, " in capsys.readouterr().out
+    assert "; 1 new file, " in capsys.readouterr().out
     assert len(blob_files(folder) - before) == 1
     assert restore(settings_file(tmp_path / "first"), folder, "--name", "20260101T000000Z") == 0
     assert restore(settings_file(tmp_path / "second"), folder) == 0

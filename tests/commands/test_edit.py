@@ -54,7 +54,7 @@ def test_edit_merge_move_and_back(path: Path, capsys: pytest.CaptureFixture[str]
     assert "Would edit 3 instances" in capsys.readouterr().out
     assert edit("1.2.3", *change) == 0
     assert edit("1.2.3", *change) == 0
-    assert "Edited 0 instances; 3 were so already" in capsys.readouterr().out
+    assert "Edited 0 instances; 3 already so" in capsys.readouterr().out
     with opened(path) as archive:
         assert patients(archive.storage) == {"P2": 3, "P9": 1}
         records = [record for _, record in AuditTrail(archive.storage).all({"action": "edit"})]
@@ -85,7 +85,7 @@ def test_what_was_interrupted_is_finished(path: Path, capsys: pytest.CaptureFixt
         plan_and_write(archive, path)
     assert main(["edit", "--resume", "--config", str(path)]) == 0
     assert main(["edit", "--resume", "--config", str(path)]) == 0
-    assert capsys.readouterr().out == "Finished 1 edits\nFinished 0 edits\n"
+    assert capsys.readouterr().out == "Finished 1 edit\nFinished 0 edits\n"
     with opened(path) as archive:
         assert patients(archive.storage) == {"P2": 3, "P9": 1}
         plan_and_write(archive, path)

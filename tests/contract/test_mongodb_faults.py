@@ -9,7 +9,6 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +214,7 @@ STEPS: dict[str, Callable[[MongoStorage], object]] = {
     "keep study": lambda storage: storage.remove(scope=Scope(study_uid=ONE.study_uid), keep=True),
     "bring back": lambda storage: storage.restore_binned(entries=[one.entry for one in in_the_bin(storage)]),
     "purge": lambda storage: storage.purge_binned(scope=Scope(), limit=9),
-    "purge versions": lambda storage: storage.purge_replaced(before=datetime.now(UTC) + timedelta(days=1), limit=9),
+    "purge versions": lambda storage: storage.purge_replaced(scope=Scope(), limit=9),
 }
 WHOLE = ("remove study", "keep study")
 KEPT = ("keep study", "bring back", "purge")

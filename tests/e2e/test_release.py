@@ -113,7 +113,7 @@ def test_the_version_before_comes_back(tmp_path: Path, capsys: pytest.CaptureFix
         assert "First^Name" in names()
         assert main(command) == 0
         assert "Second^Name" in names()
-        assert capsys.readouterr().out == "Restored the version before of 1 instances\n" * 2
+        assert capsys.readouterr().out == "Restored the version before of 1 instance\n" * 2
         assert main(["restore", store(server, 1), "--previous", "--data", str(data)]) == 1
         assert main(["restore", first.StudyInstanceUID, "--versions", "--data", str(data)]) == 0
         (line,) = capsys.readouterr().out.splitlines()
@@ -125,8 +125,10 @@ def test_the_version_before_comes_back(tmp_path: Path, capsys: pytest.CaptureFix
         assert "there is no such version" in capsys.readouterr().err
         assert main(["bin", "purge", "--replaced", "--data", str(data)]) == 1
         assert main(["bin", "purge", "--replaced", "--before", "2001-01-01", "--data", str(data)]) == 0
-        assert main(["bin", "purge", "--replaced", "--all", "--data", str(data)]) == 0
-        assert capsys.readouterr().out.endswith("Deleted 1 older versions for good, 1 files\n")
+        assert main(["bin", "purge", "--replaced", "1.2.3", "--data", str(data)]) == 1
+        assert "There is no study, series or instance 1.2.3." in capsys.readouterr().err
+        assert main(["bin", "purge", "--replaced", uid, "--data", str(data)]) == 0
+        assert capsys.readouterr().out.endswith("Deleted 1 older version for good, 1 file\n")
         assert main(["restore", uid, "--versions", "--data", str(data)]) == 0
         assert capsys.readouterr().out == ""
 

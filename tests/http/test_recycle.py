@@ -84,6 +84,51 @@ def test_pages(archive: Client) -> None:
     assert len(set(seen)) == len(seen) == 5
 
 
+def stored_three_times(archive: Client) -> Dataset:
+    """An instance with two older versions."""
+    ds = instance(PatientName="First^Name")
+    for name in ("First^Name", "Second^Name", "Third^Name"):
+        ds.PatientName = name
+        archive.store(ds)
+    return ds
+
+
+def test_the_version_before_comes_back(make_archive: Archive) -> None:
+    archive = make_archive({"stow.on_duplicate": "replace"})
+    ds, other = stored_three_times(archive), stored_three_times(archive)
+
+    def name(one: Dataset) -> str:
+        (hit,) = archive.search(f"/studies?StudyInstanceUID={one.StudyInstanceUID}")
+        return str(hit["00100010"]["Value"][0]["Alphabetic"])
+
+    answer = archive.post_json("/bin/restore", {"series_uid": ds.SeriesInstanceUID, "replaced": True}).json
+    assert answer == {"restored": 1}
+    assert (name(ds), name(other)) == ("Second^Name", "Third^Name")
+    archive.post_json("/bin/restore", {"study_uid": "1.2", "replaced": True}, status=404)
+    elsewhere = {"study_uid": other.StudyInstanceUID, "series_uid": ds.SeriesInstanceUID, "replaced": True}
+    archive.post_json("/bin/restore", elsewhere, status=404)
+
+
+def test_older_versions_are_purged(make_archive: Archive) -> None:
+    archive = make_archive({"stow.on_duplicate": "replace"})
+    ds, other = stored_three_times(archive), stored_three_times(archive)
+
+    def purged(**fields: Any) -> int:
+        return int(archive.post_json("/bin/purge", {**fields, "replaced": True}).json["purged"])
+
+    study = {"study_uid": ds.StudyInstanceUID}
+    assert purged(**study, before="2001-01-01") == 0
+    assert purged(**study) == 2
+    assert purged(**study) == 0
+    archive.post_json("/bin/restore", {**study, "replaced": True}, status=404)
+    assert archive.get("/statistics").json["replaced_instances"] == 2
+    assert purged(instance_uid=other.SOPInstanceUID) == 2
+    stored_three_times(archive)
+    assert purged(all=True) == 2
+    archive.post_json("/bin/purge", {"study_uid": "1.2", "replaced": True}, status=404)
+    assert archive.get("/statistics").json["instances"] == 3
+
+
 def test_without_a_bin_deleted_is_gone(make_archive: Archive, some: list[Dataset]) -> None:
     archive = make_archive({"remove.retention_days": 0})
     study = removed(archive, some)
@@ -103,7 +148,10 @@ def test_without_a_bin_deleted_is_gone(make_archive: Archive, some: list[Dataset
         ("post", "/bin/restore", {"study_uid": "a/b"}),
         ("post", "/bin/restore", {"study": "1.2"}),
         ("post", "/bin/restore", []),
+        ("post", "/bin/restore", {"replaced": True}),
         ("post", "/bin/purge", {}),
+        ("post", "/bin/purge", {"replaced": True}),
+        ("post", "/bin/purge", {"replaced": "perhaps", "all": True}),
         ("post", "/bin/purge", {"all": False}),
         ("post", "/bin/purge", {"before": "2026-13-01"}),
     ],

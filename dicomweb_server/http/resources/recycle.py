@@ -46,11 +46,14 @@ class RecycleBinResource:
         _send(resp, {"entries": entries, "next": page.cursor})
 
     def on_post_restore(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Bring back what the UIDs name."""
-        fields = _fields(req, UIDS)
+        """Bring back what the UIDs name; or, of what is stored, the version before."""
+        fields = _fields(req, (*UIDS, "replaced"))
         scope = _scope(fields)
         if scope.level is None:
             raise BadRequest("name a study_uid, series_uid or instance_uid to restore")
+        if _means_replaced(fields):
+            _send(resp, {"restored": self._bin.restore_previous(scope=scope)})
+            return
         done = self._bin.restore(scope=scope)
         conflicts = [
             {"study_uid": one.study_uid, "series_uid": one.series_uid, "instance_uid": one.instance_uid}
@@ -59,12 +62,14 @@ class RecycleBinResource:
         _send(resp, {"restored": done.restored, "stored_again": done.conflicts, "instances_stored_again": conflicts})
 
     def on_post_purge(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Give up for good what the UIDs name, or what was removed before a time, or all."""
-        fields = _fields(req, (*UIDS, "before", "all"))
+        """Give up for good what the UIDs name, or what was removed before a time, or all; or older versions of what is
+        stored."""
+        fields = _fields(req, (*UIDS, "before", "all", "replaced"))
         scope, before = _scope(fields), moment_of(fields.get("before"))
         if scope.level is None and before is None and fields.get("all") != "true":
             raise BadRequest('name a study_uid, series_uid, instance_uid or before to purge, or say {"all": true}')
-        purged = self._bin.purge(scope=scope, before=before)
+        purge = self._bin.purge_replaced if _means_replaced(fields) else self._bin.purge
+        purged = purge(scope=scope, before=before)
         self._released()
         _send(resp, {"purged": purged})
 
@@ -75,6 +80,14 @@ def _scope(values: Mapping[str, str | None]) -> Scope:
         if uid is not None and not is_uid(uid):
             raise BadRequest(f"{name} is a UID: digits and dots, at most 64 characters")
     return Scope(**uids)
+
+
+def _means_replaced(fields: Mapping[str, str]) -> bool:
+    """Whether older versions of what is stored are meant, not the bin."""
+    text = fields.get("replaced") or "false"
+    if text not in ("true", "false"):
+        raise BadRequest("replaced is true or false")
+    return text == "true"
 
 
 def _limit(req: falcon.Request) -> int:

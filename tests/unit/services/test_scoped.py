@@ -73,7 +73,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "restore_binned": {"entries": ["1"]},
     "purge_binned": {"scope": NORTH.scope, "limit": 1},
     "binned": {"scope": NORTH.scope},
-    "purge_replaced": {"limit": 1, "before": None},
+    "purge_replaced": {"scope": NORTH.scope, "limit": 1},
     "dump": {},
 }
 
