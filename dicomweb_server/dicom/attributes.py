@@ -18,7 +18,8 @@ Path = tuple[str, ...]
 MAX_DEPTH = 16
 """Parts of the longest dotted path that is resolved."""
 
-_TAG = re.compile(r"[0-9A-Fa-f]{8}")
+_TAG = re.compile(r"([0-9A-Fa-f]{8})")
+_WRITTEN_TAG = re.compile(r"\(?([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)?")  # (0010,0020), as people and DCMTK write it
 _LONGEST_KEYWORD = 80
 
 # The modules of PS3.3 whose information entity is not the instance. TimezoneOffsetFromUTC is of the SOP Common module,
@@ -221,8 +222,8 @@ def _first_text(attributes: Attributes, tag: str) -> str:
 
 @lru_cache(maxsize=4096)
 def resolve(name: str) -> Path:
-    """The path of a name in a query: a keyword, a tag of eight hex digits (private ones too), or several of them with
-    dots from a sequence down to an attribute inside it (PS3.18 8.3.4.1).
+    """The path of a name in a query: a keyword, a tag of eight hex digits (private ones too; (0010,0020) is read as
+    well), or several of them with dots from a sequence down to an attribute inside it (PS3.18 8.3.4.1).
 
     Raises BadRequest that names the part which is not known, and the nearest keyword.
     """
@@ -237,8 +238,8 @@ def resolve(name: str) -> Path:
 
 
 def _resolve_part(part: str) -> str:
-    if _TAG.fullmatch(part):
-        return part.upper()
+    if (tag := _TAG.fullmatch(part) or _WRITTEN_TAG.fullmatch(part)) is not None:
+        return "".join(tag.groups()).upper()
     number = dictionary.TAGS.get(part)
     if number is not None:
         return f"{number:08X}"

@@ -176,7 +176,7 @@ class _Planner:
         try:
             path = resolve(name)
         except BadRequest as exc:
-            self._warn(f"{exc.message}; the matching was not performed")
+            self._warn(f"{exc.message.rstrip('.')}; the matching was not performed")
             return
         if self._level in (Level.STUDY, Level.PATIENT) and len(path) == 1:
             path = (_SET_OF_STUDY.get(path[0], path[0]),)

@@ -243,7 +243,11 @@ class TestFrames:
     def test_several_frames_need_multipart(self, archive: Client) -> None:
         ds = instance(NumberOfFrames=2, PixelData=bytes(128))
         archive.store(ds)
-        archive.get(url(ds) + "/frames/1,2", headers={"Accept": "application/octet-stream"}, status=406)
+        refused = archive.get(url(ds) + "/frames/1,2", headers={"Accept": "application/octet-stream"}, status=406)
+        assert all(offer.startswith("multipart/related") for offer in refused.json["offered"])
+        for accept in ({"Accept": "*/*"}, {}, {"Accept": "text/html, */*;q=0.5"}):
+            assert [data for _, data in parts(archive.get(url(ds) + "/frames/1,2", headers=accept))] == [bytes(64)] * 2
+            assert archive.get(url(ds) + "/frames/1", headers=accept).body == bytes(64)
 
     def test_ranges(self, archive: Client) -> None:
         ds = instance()

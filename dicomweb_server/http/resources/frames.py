@@ -14,7 +14,7 @@ from dicomweb_server.dicom.media import (
     part_type,
 )
 from dicomweb_server.dicom.uids import is_encapsulated
-from dicomweb_server.errors import NotAcceptable, NotFound
+from dicomweb_server.errors import NotFound
 from dicomweb_server.http.answers import PARTS_WITH_LENGTH, OutPart, send_multipart, send_payload, tag
 from dicomweb_server.http.params import accepted, entity_url, frame_numbers, scope_of
 from dicomweb_server.services.retrieve import Instance, Retrieve
@@ -54,8 +54,10 @@ class FramesResource:
     def _answer(self, req: falcon.Request, resp: falcon.Response, instance: Instance, indexes: Sequence[int]) -> None:
         check_frames(instance, indexes)
         ranges = accepted(req)
-        stored = frame_offers(instance)
+        several = len(indexes) > 1  # which have no single form, also for who takes anything
+        stored = [offer for offer in frame_offers(instance) if offer.multipart or not several]
         more = converted_offers(self._transcode, instance, ranges, stored)
+        more = [offer for offer in more if offer.multipart or not several]
         offer = choose(ranges, stored + more)
         converted = bool(more) and offer.transfer_syntax in {one.transfer_syntax for one in more}
         if converted and not insists(ranges):
@@ -64,10 +66,6 @@ class FramesResource:
                 self._transcode.frame(instance, indexes[0], offer.transfer_syntax or "")
             except CANNOT:
                 offer, converted = choose(ranges, stored), False
-        if not offer.multipart and len(indexes) > 1:
-            multipart = [o for o in stored if o.multipart]
-            listed = [f'multipart/related; type="{o.media}"' for o in multipart]
-            raise NotAcceptable("several frames are given as multipart/related only", listed)
         self.send(req, resp, instance, indexes, offer, converted=converted)
 
     def send(
