@@ -152,7 +152,7 @@ class Metrics:
     def _measured(self) -> Iterator[Any]:
         """What is measured at this moment, once for all processes."""
         gauge = import_module("prometheus_client.core").GaugeMetricFamily
-        build = gauge("dicomweb_build", "The version that runs", labels=("version",))
+        build = gauge("dicomweb_build_info", "The version that runs", labels=("version",))
         build.add_metric((__version__,), 1.0)
         yield build
         ready = gauge("dicomweb_ready", "Whether a part of the archive can serve", labels=("part",))

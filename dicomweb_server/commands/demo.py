@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dicomweb_server import demo
-from dicomweb_server.commands.serve import print_addresses
+from dicomweb_server.commands.serve import addresses, print_places
 from dicomweb_server.settings import Settings
 
 EXAMPLE = "demo"
@@ -14,7 +14,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> None:
     """Serve the samples until a signal stops it. Raises DicomwebError."""
 
     def announce(url: str, directory: Path) -> None:
-        print_addresses(settings, url)
+        print_places(addresses(settings, url))
         root = url + settings.http.prefixes[0]
         print(f"Data      {directory} (deleted at the end)")
         print(f"Samples   {len(demo.SAMPLES)} studies")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from dicomweb_server import logs
-from dicomweb_server.settings import LogSettings
+from dicomweb_server.commands import serve
+from dicomweb_server.settings import LogSettings, Settings
 
 LOGGERS = ("dicomweb_server", "backends", "gunicorn.error")
 
@@ -53,3 +54,16 @@ def test_a_traceback_follows() -> None:
     logs.configure(LogSettings(), stream=stream)
     logging.getLogger("dicomweb_server").error("failed", exc_info=ValueError("why"))
     assert stream.getvalue().splitlines()[-1] == "ValueError: why"
+
+
+def test_a_server_that_logs_json_prints_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    settings = Settings(log=LogSettings(format="json"))
+    logs.configure(settings.log, stream=stream)
+    serve.announce(settings, "http://localhost:5985")
+    entry = json.loads(stream.getvalue())
+    assert (entry["message"], entry["health"]) == ("serving", "http://localhost:5985/health/ready")
+    assert entry["dicomweb"] == "http://localhost:5985  http://localhost:5985/dicom-web"
+    assert capsys.readouterr().out == ""
+    serve.announce(Settings(), "http://localhost:5985")
+    assert capsys.readouterr().out.startswith("DICOMweb  http://localhost:5985")
