@@ -1,6 +1,7 @@
 """What the header of a codestream says of its size, so that no decoder is handed more than the object describes."""
 
 import struct
+from math import ceil
 from typing import Final, NamedTuple
 
 from dicomweb_server.codec import syntaxes
@@ -16,6 +17,11 @@ _START_OF_TILE: Final = 0xFF90
 _SEARCHED_BYTES: Final = 1 << 20
 _END: Final = b"\xff\xd9"
 _TRAILING_BYTES: Final = 64
+_TILE_PART_BYTES: Final = 14
+
+MAX_WAVELET_SAMPLES: Final = 256 << 20
+"""Of a whole frame in JPEG 2000. No length of the codestream speaks against more (one value everywhere takes hardly a
+byte), but an image of that size takes longer than a codec process may."""
 
 
 class Size(NamedTuple):
@@ -38,7 +44,13 @@ class Coding(NamedTuple):
 
 
 def check_codestream(description: PixelDescription, transfer_syntax_uid: str, frame: bytes) -> None:
-    """Raise BadPixels where the codestream is none, or has another size than the object says (PS3.5 8.2)."""
+    """Raise BadPixels where the codestream is none, has another size than the object says (PS3.5 8.2), or is shorter
+    than any stream for so many pixels can be: decoders go on to the end, and make up what is not there."""
+    if len(frame) < _least_bytes(description, transfer_syntax_uid, frame):
+        raise BadPixels(
+            f"the pixels cannot be decoded as {syntaxes.name_of(transfer_syntax_uid)}: {len(frame)} bytes cannot hold "
+            f"{description.columns} x {description.rows} pixels"
+        )
     if transfer_syntax_uid in syntaxes.JPEG_2000_SYNTAXES:
         size = jpeg_2000_size(frame)
     elif transfer_syntax_uid in syntaxes.JPEG_SYNTAXES | syntaxes.JPEG_LS_SYNTAXES:
@@ -58,6 +70,33 @@ def check_codestream(description: PixelDescription, transfer_syntax_uid: str, fr
             f"a frame holds {size.columns} x {size.rows} pixels of {size.samples} samples, where the object says "
             f"{description.columns} x {description.rows} of {description.samples}"
         )
+
+
+def _least_bytes(description: PixelDescription, transfer_syntax_uid: str, frame: bytes) -> int:
+    """What even an image of one value needs."""
+    pixels = description.rows * description.columns
+    if transfer_syntax_uid == syntaxes.RLE:
+        return description.frame_bytes // 64  # two bytes for a run of 128 (PS3.5 G.3.1)
+    if transfer_syntax_uid in (syntaxes.JPEG_BASELINE, syntaxes.JPEG_EXTENDED):
+        return pixels // (64 * 8)  # a bit for the mean of 8 x 8 pixels (ISO 10918-1 F.1.2.1)
+    if transfer_syntax_uid in syntaxes.JPEG_SYNTAXES:
+        return pixels * description.samples // 8  # a bit for a sample (ISO 10918-1 H.1.2.2)
+    if transfer_syntax_uid in syntaxes.JPEG_LS_SYNTAXES:
+        return description.rows // 8  # a bit for a row (ISO 14495-1 A.7.1)
+    if transfer_syntax_uid in syntaxes.JPEG_2000_SYNTAXES:
+        return _TILE_PART_BYTES * _tiles(frame)  # ISO 15444-1 A.4.2, A.4.3
+    return 0
+
+
+def _tiles(frame: bytes) -> int:
+    """How many tiles the SIZ marker segment divides the image into."""
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if start < 0 or start + 4 + _SIZ.size > len(frame):
+        return 0
+    right, bottom, _, _, width, height, left, top, _ = map(int, _SIZ.unpack_from(frame, start + 4)[2:])
+    if not width or not height:
+        return len(frame)
+    return max(0, ceil((right - left) / width)) * max(0, ceil((bottom - top) / height))
 
 
 def jpeg_size(frame: bytes) -> Size | None:

@@ -14,7 +14,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from dicomweb_server.codec import syntaxes
-from dicomweb_server.codec.codestream import check_codestream
+from dicomweb_server.codec.codestream import MAX_WAVELET_SAMPLES, check_codestream
 from dicomweb_server.codec.colour import ybr_to_rgb
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.syntaxes import decodable as available
@@ -143,9 +143,11 @@ def _encapsulated(description: PixelDescription, transfer_syntax_uid: str, frame
         raise BadPixels("a frame is empty")
     if transfer_syntax_uid == syntaxes.DEFLATED_FRAMES:
         return _native(description, _inflated(frame, description.stored_bytes))
+    check_codestream(description, transfer_syntax_uid, frame)
     if transfer_syntax_uid == syntaxes.RLE and description.bits_allocated == 1:
         return _native(description, _rle_bits(frame, description.frame_bytes))
-    check_codestream(description, transfer_syntax_uid, frame)
+    if transfer_syntax_uid in syntaxes.JPEG_2000_SYNTAXES:
+        description.check(max_samples=MAX_WAVELET_SAMPLES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dicomweb_server import errors
 from dicomweb_server.codec import wire
+from dicomweb_server.codec.given_up import GivenUp
 from dicomweb_server.codec.options import RenderOptions, check_media
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.presentation import FetchBulk, frame_attributes
@@ -71,6 +72,7 @@ class CodecPool:
         self._queue_seconds = queue_seconds
         self._worker_module = worker_module
         self._watch = watch
+        self._given_up = GivenUp()
         self._lock = threading.Lock()
         self._reset()
 
@@ -214,13 +216,18 @@ class CodecPool:
     # Processes
 
     def run(self, header: dict[str, Any], pieces: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
-        """Let a process do one operation of its module."""
+        """Let a process do one operation of its module. What it failed on is not tried again for a minute."""
+        self._given_up.check(header["operation"], pieces)
         with self._watch():
-            with self._process() as process:
-                answer = process.call(header, pieces, time.monotonic() + self._timeout_seconds)
-            name = answer[0].get("error")
-            if name is not None:
-                raise _KINDS.get(name, CodecError)(answer[0]["message"])
+            try:
+                with self._process() as process:
+                    answer = process.call(header, pieces, time.monotonic() + self._timeout_seconds)
+                name = answer[0].get("error")
+                if name is not None:
+                    raise _KINDS.get(name, CodecError)(answer[0]["message"])
+            except DecoderFailed as exc:
+                self._given_up.note(header["operation"], pieces, exc)
+                raise
             return answer
 
     def warm_up(self) -> None:

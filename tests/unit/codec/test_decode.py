@@ -1,6 +1,8 @@
 """Decoded frames against pydicom, damaged frames, and what cannot be decoded."""
 
 import logging
+import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,7 +11,8 @@ import pytest
 from pydicom.pixels.utils import pack_bits
 
 from dicomweb_server.codec import decode, syntaxes
-from dicomweb_server.codec.decode import decode_frame, native_bytes
+from dicomweb_server.codec.decode import Decoded, decode_frame, native_bytes
+from dicomweb_server.codec.encode import encode_frame
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN as NATIVE
 from dicomweb_server.errors import BadPixels, MissingCodec
@@ -25,6 +28,7 @@ ONLY_OURS = (
     "liver_rle.dcm",
 )
 """Samples that pydicom has no decoder for."""
+LOSSLESS = (syntaxes.RLE, syntaxes.JPEG_LS, syntaxes.JPEG_2000_LOSSLESS, syntaxes.HTJ2K_LOSSLESS)
 BAD_VALUES = ("badVR.dcm",)
 
 
@@ -174,6 +178,40 @@ class TestDamage:
         small = replace(item.description, rows=item.description.rows - 2)
         with pytest.raises(BadPixels, match="where the object says"):
             decode_frame(small, item.transfer_syntax_uid, item.frame())
+
+    @pytest.mark.parametrize(
+        ("name", "side"),
+        [
+            ("SC_rgb_jpeg_dcmtk.dcm", 20000),
+            ("MR_small_jpeg_ls_lossless.dcm", 65535),
+            ("MR_small_RLE.dcm", 20000),
+        ],
+    )
+    def test_a_size_that_a_stream_cannot_hold_is_refused_before_it_is_decoded(self, name: str, side: int) -> None:
+        item = sample(name)
+        huge = replace(item.description, rows=side, columns=side if side < 65535 else 8000, samples=1)
+        started = time.process_time()
+        with pytest.raises(BadPixels, match=r"cannot hold|larger than"):
+            decode_frame(huge, item.transfer_syntax_uid, item.frame()[:2000])
+        assert time.process_time() - started < 1
+
+    @pytest.mark.parametrize("uid", [syntaxes.JPEG_BASELINE, *LOSSLESS])
+    def test_one_value_everywhere_is_no_bomb(self, uid: str) -> None:
+        flat = Decoded(np.full((2048, 2048), 7, np.uint8), PixelDescription(2048, 2048))
+        encoded = encode_frame(flat, uid)
+        assert np.array_equal(decode_frame(encoded.description, uid, encoded.data).array, flat.array)
+
+    @pytest.mark.parametrize(("side", "tile", "reason"), [(20000, 20000, "larger than"), (20000, 1, "cannot hold")])
+    def test_jpeg_2000_that_claims_to_be_huge_is_refused_before_it_is_decoded(
+        self, side: int, tile: int, reason: str
+    ) -> None:
+        item = sample("JPEG2000.dcm")
+        frame = bytearray(item.frame())
+        size = frame.find(b"\xff\x4f\xff\x51") + 8
+        struct.pack_into(">6I", frame, size, side, side, 0, 0, tile, tile)
+        huge = replace(item.description, rows=side, columns=side)
+        with pytest.raises(BadPixels, match=reason):
+            decode_frame(huge, item.transfer_syntax_uid, bytes(frame))
 
     def test_single_bits_in_rle_that_end_early_are_refused(self) -> None:
         description = PixelDescription(8, 8, bits_allocated=1, bits_stored=1, high_bit=0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dicomweb_server.codec import syntaxes, tasks
+from dicomweb_server.codec.given_up import GivenUp
 from dicomweb_server.codec.options import RenderOptions, parse_window
 from dicomweb_server.codec.pool import CodecPool
 from dicomweb_server.codec.presentation import frame_attributes
@@ -120,6 +121,14 @@ class TestProcessesThatFail:
         assert time.monotonic() - started < 5
         assert broken.run({"operation": "echo"}, [])[1] == []
 
+    def test_what_failed_is_not_tried_again_at_once(self, broken: CodecPool) -> None:
+        with pytest.raises(DecoderFailed, match="SIGSEGV"):
+            broken.run({"operation": "crash"}, [b"frame"])
+        process = broken.run({"operation": "echo"}, [])[0]["process"]
+        with pytest.raises(DecoderFailed, match="a minute later"):
+            broken.run({"operation": "crash"}, [b"frame"])
+        assert broken.run({"operation": "echo"}, [b"frame"])[0]["process"] == process
+
     def test_memory_is_limited(self, broken: CodecPool) -> None:
         with pytest.raises(DecoderFailed, match="memory"):
             broken.run({"operation": "exhaust"}, [])
@@ -139,7 +148,7 @@ class TestProcessesThatFail:
 
         def hang() -> None:
             try:
-                broken.run({"operation": "hang"}, [])
+                broken.run({"operation": "hang"}, [b"for another"])
             except DecoderFailed as exc:
                 outcome.append(exc)
 
@@ -159,10 +168,33 @@ class TestProcessesThatFail:
         hopeless.close()
 
 
+class TestGivenUp:
+    def test_for_a_minute(self) -> None:
+        now = [0.0]
+        given_up = GivenUp(clock=lambda: now[0])
+        given_up.note("decode", [b"a", b"b"], DecoderFailed("it hung"))
+        for other in ([b"ab"], [b"a"], []):
+            given_up.check("decode", other)
+        given_up.check("thumbnail", [b"a", b"b"])
+        now[0] = 59.0
+        with pytest.raises(DecoderFailed, match="it hung"):
+            given_up.check("decode", [b"a", b"b"])
+        now[0] = 61.0
+        given_up.check("decode", [b"a", b"b"])
+
+    def test_only_so_many_are_remembered(self) -> None:
+        given_up = GivenUp()
+        for number in range(2000):
+            given_up.note("decode", [str(number).encode()], DecoderFailed("it hung"))
+        given_up.check("decode", [b"0"])
+        with pytest.raises(DecoderFailed):
+            given_up.check("decode", [b"1999"])
+
+
 def test_no_secret_reaches_a_process(broken: CodecPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOMWEB__AUTH__SECRET", "x")
     with pytest.raises(DecoderFailed):
-        broken.run({"operation": "crash"}, [])
+        broken.run({"operation": "crash"}, [b"for another"])
     answer, _ = broken.run({"operation": "echo"}, [])
     assert not any(name.startswith("DICOMWEB") for name in answer["environment"])
 
