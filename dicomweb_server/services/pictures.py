@@ -1,5 +1,6 @@
 """Rendered instances (PS3.18 8.7.4 and 10.4.1.1.3): pictures of images, and the documents that other objects hold."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -11,12 +12,12 @@ from dicomweb_server.codec.pool import CodecPool
 from dicomweb_server.codec.presentation_state import refers_to
 from dicomweb_server.dicom.json_model import Attributes, first_int, first_value
 from dicomweb_server.dicom.uids import is_uid, is_video
-from dicomweb_server.errors import BadRequest, MissingCodec, NotAcceptable, NotFound
+from dicomweb_server.errors import BadPixels, BadRequest, MissingCodec, NotAcceptable, NotFound
 from dicomweb_server.services import documents
 from dicomweb_server.services.frame_cache import ResultCache, cache_key, in_memory
 from dicomweb_server.services.images import Images
 from dicomweb_server.services.picture_options import PictureOptions
-from dicomweb_server.services.representative import representative
+from dicomweb_server.services.representative import others, representative
 from dicomweb_server.services.retrieve import Instance, Payload, Retrieve
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.records import Scope, StoredInstance
@@ -27,6 +28,7 @@ MAX_THUMBNAIL_SIDE = 1024
 THUMBNAIL_SIDE = 256
 
 _MAX_REFERENCES = 1000
+_STAND_IN_SECONDS = 5.0
 _ANIMATION = "image/gif"
 
 
@@ -231,6 +233,20 @@ class Pictures:
             return self.made(Shown(instance, (index,)), media, options)
         except MissingCodec:
             return in_memory(self._icon(instance, media))
+
+    def stand_in(
+        self, scope: Scope, media: str, options: PictureOptions, *, damaged: Instance
+    ) -> tuple[Instance | None, Payload]:
+        """The thumbnail of a series or study whose representative cannot be shown, and of which instance it is: a
+        neighbour, or an icon (None) where the few that are tried, for some seconds at most, are damaged too."""
+        until = time.monotonic() + _STAND_IN_SECONDS
+        for instance in others(self._retrieve, self._storage, scope, damaged):
+            try:
+                return instance, self.thumbnail(instance, None, media, options)
+            except BadPixels:
+                if time.monotonic() > until:
+                    break
+        return None, in_memory(self._icon(damaged, media))
 
     def _small(self, instance: Instance, index: int, side: int) -> bytes:
         key = cache_key("thumbnail", instance.stored.blob.sha256, index, side)

@@ -1,5 +1,7 @@
 """Which instance stands for a study or a series, in thumbnails and where one picture is asked for."""
 
+from collections.abc import Iterator
+
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import NotFound
 from dicomweb_server.services.retrieve import Instance, Retrieve
@@ -8,6 +10,7 @@ from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Hit, Scope
 
 _SERIES_LOOKED_AT = 100
+_SERIES_TRIED = 5
 _INSTANCES_LOOKED_AT = 50
 _BY_INSTANCE_NUMBER = (Order("00200013", "IS"),)
 _BY_SERIES_NUMBER = (Order("00200011", "IS"),)
@@ -34,6 +37,32 @@ def representative(retrieve: Retrieve, storage: Storage, scope: Scope) -> Instan
     if first is None:
         raise NotFound("there is no such study")
     return first
+
+
+def others(retrieve: Retrieve, storage: Storage, scope: Scope, instance: Instance) -> Iterator[Instance]:
+    """Instances with pixels that can stand for a series or study where `representative` cannot be shown: a few of its
+    own series, its neighbours first; of a study then the middle ones of its other series."""
+    series = Scope(study_uid=instance.stored.study_uid, series_uid=instance.stored.series_uid)
+    count = storage.count(query=Query(level=Level.INSTANCE, scope=series))
+    places = (count // 2 + 1, count // 2 - 1, count // 4, 3 * count // 4, 0)
+    for place in dict.fromkeys(place for place in places if 0 <= place < count):
+        yield from (
+            found for found in _some(retrieve, storage, series, offset=place, limit=1) if _is_other(found, instance)
+        )
+    if scope.series_uid is not None:
+        return
+    query = Query(level=Level.SERIES, scope=scope, order=_BY_SERIES_NUMBER, limit=_SERIES_TRIED)
+    for hit in sorted(storage.search(query=query).hits, key=_is_later):
+        if hit.series_uid != series.series_uid:
+            middle = _middle(
+                retrieve, storage, Scope(study_uid=hit.study_uid, series_uid=hit.series_uid), hit.number_of_instances
+            )
+            if middle.number_of_frames:
+                yield middle
+
+
+def _is_other(found: Instance, instance: Instance) -> bool:
+    return bool(found.number_of_frames) and found.stored.instance_uid != instance.stored.instance_uid
 
 
 def _is_later(hit: Hit) -> bool:

@@ -247,6 +247,37 @@ class TestFrames:
             archive.get(f"{url(ds)}/frames/{numbers}/thumbnail", status=status)
         archive.get(f"{url(ds)}/frames/1,2/thumbnail", status=400)
 
+    def test_another_image_stands_for_a_series_whose_middle_is_damaged(self, archive: Client) -> None:
+        study, series = generate_uid(), generate_uid()
+        middle = pydicom.dcmread(io.BytesIO(broken()))
+        middle.StudyInstanceUID, middle.SeriesInstanceUID, middle.InstanceNumber = study, series, 2
+        ends = [grey(StudyInstanceUID=study, SeriesInstanceUID=series, InstanceNumber=number) for number in (1, 3)]
+        for file in (*map(part10, ends), part10(middle, transfer_syntax_uid=JPEGBaseline8Bit)):
+            put_file(archive, file)
+        neighbour = archive.get(url(ends[1]) + "/thumbnail").body
+        for path in (f"/studies/{study}", f"/studies/{study}/series/{series}"):
+            first = archive.get(path + "/thumbnail")
+            assert first.body == neighbour
+            again = {"If-None-Match": first.headers["ETag"]}
+            assert archive.get(path + "/thumbnail", headers=again).status_int == 304
+        # What is asked for by its name is not replaced.
+        assert "decoded" in archive.get(url(middle) + "/thumbnail", status=422).json["reason"]
+        archive.get(f"/studies/{study}/series/{series}/rendered", status=422)
+
+    def test_another_series_stands_for_a_study_whose_first_is_damaged(self, archive: Client) -> None:
+        first = pydicom.dcmread(io.BytesIO(broken()))
+        first.SeriesNumber = 1
+        second = grey(StudyInstanceUID=first.StudyInstanceUID, SeriesNumber=2)
+        put_file(archive, part10(first, transfer_syntax_uid=JPEGBaseline8Bit))
+        study = f"/studies/{first.StudyInstanceUID}"
+        alone = archive.get(study + "/thumbnail")
+        assert picture(alone).size == (256, 256)  # an icon
+        put_file(archive, part10(second))
+        found = archive.get(study + "/thumbnail", headers={"If-None-Match": alone.headers["ETag"]})
+        assert found.body == archive.get(url(second) + "/thumbnail").body
+        series = f"{study}/series/{first.SeriesInstanceUID}/thumbnail"
+        assert archive.get(series, headers={"Accept": "image/png"}).headers["Content-Type"] == "image/png"
+
     def test_thumbnail_of_a_frame(self, archive: Client) -> None:
         ds = stored(archive, "SC_rgb_rle_2frame.dcm")
         second = archive.get(f"{url(ds)}/frames/2/thumbnail").body

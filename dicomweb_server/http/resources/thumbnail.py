@@ -4,14 +4,15 @@ import falcon
 
 from dicomweb_server import __version__
 from dicomweb_server.dicom.media import Offer, choose
-from dicomweb_server.errors import BadRequest, NotAcceptable
-from dicomweb_server.http.answers import REVALIDATE, tag
+from dicomweb_server.errors import BadPixels, BadRequest, NotAcceptable
+from dicomweb_server.http.answers import REVALIDATE, send_payload, tag
 from dicomweb_server.http.params import accepted, frame_numbers, scope_of
 from dicomweb_server.http.resources.frames import check_frames
 from dicomweb_server.http.resources.rendered import picture_parameters, send_rendered
-from dicomweb_server.services.picture_options import rs_options
+from dicomweb_server.services.picture_options import PictureOptions, rs_options
 from dicomweb_server.services.pictures import Pictures
 from dicomweb_server.services.retrieve import Instance
+from dicomweb_server.storage.records import Scope
 
 _MEDIA = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _OFFERS = tuple(Offer(media) for media in _MEDIA)
@@ -28,8 +29,14 @@ class ThumbnailResource:
         """The picture of a study, a series or an instance."""
         scope = scope_of(**uids)
         instance = self._pictures.representative(scope)
+        if scope.instance_uid is not None:
+            self._send(req, resp, instance, None, cache=self._cache)
+            return
         # A study or series can get another middle.
-        self._send(req, resp, instance, None, cache=self._cache if scope.instance_uid is not None else REVALIDATE)
+        try:
+            self._send(req, resp, instance, None, cache=REVALIDATE)
+        except BadPixels:
+            self._send_stand_in(req, resp, scope, instance)
 
     def on_get_frame(self, req: falcon.Request, resp: falcon.Response, numbers: str, **uids: str) -> None:
         """The picture of one frame."""
@@ -43,9 +50,8 @@ class ThumbnailResource:
     def _send(
         self, req: falcon.Request, resp: falcon.Response, instance: Instance, frame: int | None, *, cache: str
     ) -> None:
-        options = rs_options(picture_parameters(req))
-        media = _media(req)
-        etag = tag("thumbnail", __version__, instance.stored.blob.sha256, str(frame), media, options.identity())
+        options, media = rs_options(picture_parameters(req)), _media(req)
+        etag = _etag(instance.stored.blob.sha256, frame, media, options)
         send_rendered(
             req,
             resp,
@@ -54,6 +60,17 @@ class ThumbnailResource:
             etag=etag,
             cache=cache,
         )
+
+    def _send_stand_in(self, req: falcon.Request, resp: falcon.Response, scope: Scope, damaged: Instance) -> None:
+        """What is shown instead of a damaged image that nobody asked for by its name."""
+        options, media = rs_options(picture_parameters(req)), _media(req)
+        shown, payload = self._pictures.stand_in(scope, media, options, damaged=damaged)
+        etag = _etag(shown.stored.blob.sha256 if shown else "icon", None, media, options)
+        send_payload(req, resp, payload, content_type=media, etag=etag, cache=REVALIDATE)
+
+
+def _etag(identity: str, frame: int | None, media: str, options: PictureOptions) -> str:
+    return tag("thumbnail", __version__, identity, str(frame), media, options.identity())
 
 
 def _media(req: falcon.Request) -> str:
