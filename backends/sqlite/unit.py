@@ -15,7 +15,7 @@ from dicomweb_server.dicom.attributes import SUMMARY, Attributes, conflicts, lev
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values
 from dicomweb_server.errors import NotFound
-from dicomweb_server.storage.packing import unpack_metadata
+from dicomweb_server.storage.packing import header_of
 from dicomweb_server.storage.records import (
     Blob,
     ChangeKind,
@@ -364,7 +364,7 @@ class Unit(Rows):
             instance_uid=instance_uid,
             sop_class_uid=row[2],
             transfer_syntax_uid=row[3],
-            attributes=orjson.loads(unpack_metadata(row[10])),
+            attributes=header_of(row[10]),
             metadata=row[10],
             blob=Blob(key=row[5], size_bytes=row[6], sha256=row[7]),
             layout=row[9],

@@ -119,7 +119,7 @@ def record_of_file(
         sop_class_uid=header.sop_class_uid,
         transfer_syntax_uid=header.transfer_syntax_uid,
         attributes=header.attributes,
-        metadata=pack_metadata(header.attributes) if metadata is None else metadata,
+        metadata=pack_metadata(header.attributes, header.transfer_syntax_uid) if metadata is None else metadata,
         blob=blob,
         layout=b"" if layout_blob is not None else layout,
         layout_blob=layout_blob,
@@ -347,7 +347,7 @@ class IngestRequest:
             message = "the Study Instance UID of the instance is not the one in the URL"
             self._refuse(DATA_SET_MISMATCH, message, header)
         else:
-            metadata = pack_metadata(header.attributes)
+            metadata = pack_metadata(header.attributes, header.transfer_syntax_uid)
             layout = header.layout.pack()
             self._pending.append(
                 _Pending(staged, header, metadata, sha256, size_bytes, layout, self._name, self._replaces)

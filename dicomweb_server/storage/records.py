@@ -64,7 +64,8 @@ class InstanceRecord:
 
     attributes: the whole header, without group 2; binary above the limit as `BulkDataURI`, a path from the DICOMweb
         root ("/studies/..."), so that no host is ever stored.
-    metadata: `attributes` as UTF-8 JSON, raw deflate (no zlib header); made once, sent as it is.
+    metadata: `attributes` with AvailableTransferSyntaxUID as UTF-8 JSON, raw deflate (no zlib header); made once, sent
+        as it is.
     layout: where frames and bulk data lie in the blob (`dicom.layout`), opaque to a backend.
     layout_blob: the key of a second blob that holds the layout when it is too large for a record; `layout` is then
     empty.

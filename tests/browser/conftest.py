@@ -42,6 +42,14 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.fixture
+def closing(browser: Browser) -> Iterator[Browser]:
+    """The browser; what a test opened in it is closed."""
+    yield browser
+    for context in browser.contexts:
+        context.close()
+
+
 @pytest.fixture(scope="session")
 def viewer_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder into which the viewer is installed from the package that OHIF_TGZ names."""

@@ -14,9 +14,11 @@ from pydicom.uid import (
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     SegmentationStorage,
-    VideoPhotographicImageStorage,
+    VideoEndoscopicImageStorage,
     generate_uid,
 )
+
+from tests.browser import film
 
 PDF = (
     b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
@@ -33,14 +35,15 @@ def pdf(study_uid: str, name: str) -> bytes:
     return _written(ds)
 
 
-def video(study_uid: str, name: str) -> bytes:
-    """An MPEG-4 video in a study of its own: a container that no player shows, as none is needed to see who asks."""
-    ds = _begun(study_uid, name, "XC", VideoPhotographicImageStorage)
-    ds.Rows, ds.Columns, ds.NumberOfFrames, ds.FrameTime = 480, 640, 30, "40"
+def video(study_uid: str, name: str, *, fragments: int = 1) -> bytes:
+    """An endoscopic video in a study of its own: the film of `film.py`, in so many fragments."""
+    ds = _begun(study_uid, name, "ES", VideoEndoscopicImageStorage)
+    ds.Rows, ds.Columns, ds.NumberOfFrames = film.ROWS, film.COLUMNS, film.FRAMES
+    ds.FrameTime = str(1000 // film.FRAMES_PER_SECOND)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_PARTIAL_420", 0
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit, ds.PixelRepresentation, ds.LossyImageCompression = 7, 0, "01"
-    ds.PixelData = encapsulate([b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 20])
+    ds.PixelData = encapsulate([film.mp4()], fragments_per_frame=fragments, has_bot=False)
     ds["PixelData"].VR = "OB"
     return _written(ds, MPEG4HP41)
 

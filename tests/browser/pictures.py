@@ -108,14 +108,18 @@ def shown(page: Page, *, aspect: float, scale: float = 1) -> Pixels | None:
     return _pixels(Image.open(io.BytesIO(page.screenshot(clip=clip))))  # type: ignore[arg-type]
 
 
-def reference(url: str, *, middle: float = MIDDLE) -> tuple[Pixels, float]:
+def reference(url: str, *, part: float = MIDDLE) -> tuple[Pixels, float]:
     """The middle of our own rendering, and its aspect."""
     answer = requests.get(url, headers={"Accept": "image/png"}, timeout=60)
     answer.raise_for_status()
     image = Image.open(io.BytesIO(answer.content))
-    width, height = image.size
-    left, top = width * (1 - middle) / 2, height * (1 - middle) / 2
-    return _pixels(image.crop((round(left), round(top), round(width - left), round(height - top)))), width / height
+    return middle(image, part), image.width / image.height
+
+
+def middle(image: Image.Image, part: float = MIDDLE) -> Pixels:
+    """The middle of an image, as `shown` takes it of the page."""
+    left, top = image.width * (1 - part) / 2, image.height * (1 - part) / 2
+    return _pixels(image.crop((round(left), round(top), round(image.width - left), round(image.height - top))))
 
 
 def _pixels(image: Image.Image) -> Pixels:

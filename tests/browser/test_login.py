@@ -15,8 +15,10 @@ import requests
 from pydicom.uid import generate_uid
 
 from tests.browser import objects
+from tests.browser.film import needs_ffmpeg
 from tests.browser.pictures import colourfulness, likeness, reference, shown, visit, wait_for
 from tests.browser.test_ohif import CT, LIKE, Case, open_segmentation, picture
+from tests.browser.test_video import remember_players, watch
 from tests.e2e.test_keycloak import administration, settings_for
 from tests.http.identities import ADMIN, PASSWORD
 from tests.live import LiveServer, running, serving
@@ -29,14 +31,6 @@ if TYPE_CHECKING:
 
 LOGIN = {"DICOMWEB__AUTH__METHOD": "jwt", "DICOMWEB__AUTH__FIRST_ADMIN_PASSWORD": PASSWORD}
 WAIT_MILLISECONDS = 30_000
-
-
-@pytest.fixture
-def closing(browser: Browser) -> Iterator[Browser]:
-    """The browser; what a test opened in it is closed."""
-    yield browser
-    for context in browser.contexts:
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +77,10 @@ class TestViewer:
         assert cookies["dicomweb_session"]["httpOnly"]
 
     def test_all_that_the_viewer_asks_goes_by_the_cookie(self, closing: Browser, guarded: LiveServer) -> None:
-        """Pictures, a segmentation, a video and saving: nothing that is asked after the login is refused."""
+        """Pictures, a segmentation and saving: nothing that is asked after the login is refused."""
         case = Case("seg-login", CT.file)
-        image, film = case.content(), str(generate_uid())
-        body = envelope([image, objects.segmentation(image), objects.video(film, "Case^video")])
+        image = case.content()
+        body = envelope([image, objects.segmentation(image)])
         headers = {"Content-Type": RELATED}
         stored = requests.post(f"{guarded.url}/studies", body, headers=headers, auth=(ADMIN, PASSWORD), timeout=60)
         assert stored.status_code == 200, stored.text
@@ -101,14 +95,6 @@ class TestViewer:
         assert wait_for(page, lambda: likeness(shown(page, aspect=aspect), expected) > LIKE), seen.failures
         page.get_by_text("Segmentation", exact=True).first.dblclick()
         assert wait_for(page, lambda: open_segmentation(page) and colourfulness(shown(page, aspect=aspect)) > 5)
-        # As a player on the page asks.
-        (one,) = requests.get(f"{guarded.url}/studies/{film}/instances", auth=(ADMIN, PASSWORD), timeout=60).json()
-        series, instance = (one[tag]["Value"][0] for tag in ("0020000E", "00080018"))
-        player = (
-            "url => { const video = document.createElement('video'); video.src = url; document.body.append(video) }"
-        )
-        page.evaluate(player, f"/studies/{film}/series/{series}/instances/{instance}/rendered")
-        assert wait_for(page, lambda: any(film in path for path in seen.paths()))
         # As the viewer saves: from its page, without a token.
         saved = page.evaluate(
             """async ([body, type]) => (await fetch('/studies', {method: 'POST', headers: {'Content-Type': type},
@@ -117,9 +103,32 @@ class TestViewer:
         )
         assert saved == 200
         statuses = {path: answer.status for path, answer in zip(seen.paths(), seen.answers, strict=True)}
-        for part in ("/metadata", "/frames/", "/thumbnail", "/rendered", "/series"):
+        for part in ("/metadata", "/frames/", "/thumbnail", "/series"):
             assert any(part in path for path in statuses), part
         assert [path for path, status in statuses.items() if status in (401, 403)] == []
+
+    @needs_ffmpeg
+    def test_a_video_plays_behind_the_login(self, closing: Browser, guarded: LiveServer) -> None:
+        """The player sends the cookie with each range; nobody gets the video without it."""
+        uid = str(generate_uid())
+        answer = requests.post(
+            f"{guarded.url}/studies",
+            objects.video(uid, "Case^video"),
+            headers={"Content-Type": "application/dicom"},
+            auth=(ADMIN, PASSWORD),
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+        seen = visit(closing, f"{guarded.url}/login?next=/ohif/viewer?StudyInstanceUIDs={uid}", remember_players)
+        page = seen.page
+        page.fill("input[name=username]", ADMIN)
+        page.fill("input[name=password]", PASSWORD)
+        seen.failures.clear()
+        seen.answers.clear()
+        page.click("button")
+        watch(seen)
+        rendered = next(answer.url for answer in seen.answers if answer.url.endswith("/rendered"))
+        assert requests.get(rendered, headers={"Range": "bytes=0-99"}, timeout=30).status_code == 401
 
     def test_a_share_link_opens_its_study_and_no_other(self, closing: Browser, guarded: LiveServer) -> None:
         made = requests.post(

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,14 +113,6 @@ def expect_picture(seen: Visit, url: str, name: str) -> None:
     assert seen.failures == []
 
 
-@pytest.fixture
-def closing(browser: Browser) -> Iterator[Browser]:
-    """The browser; what a test opened in it is closed."""
-    yield browser
-    for context in browser.contexts:
-        context.close()
-
-
 def test_the_list_shows_every_study(closing: Browser, stored: LiveServer) -> None:
     seen = visit(closing, f"{stored.url}/ohif/")
     names = [
@@ -162,7 +153,7 @@ def test_by_wado_uri(closing: Browser, stored: LiveServer, case: Case) -> None:
 def test_the_tiles_of_a_slide(closing: Browser, stored: LiveServer) -> None:
     """The slide is drawn from its tiles at half the height of the viewport, and as it lies on the glass: upside down
     (ImageOrientationSlide, PS3.3 C.8.12.2)."""
-    tiles = [reference(picture(stored, WSI, frame), middle=1)[0] for frame in range(1, WSI_TILES + 1)]
+    tiles = [reference(picture(stored, WSI, frame), part=1)[0] for frame in range(1, WSI_TILES + 1)]
     whole = mosaic(tiles, columns=5)[::-1, ::-1]
     seen = open_study(closing, f"{stored.url}/ohif", WSI)
     as_rendered = wait_for(seen.page, lambda: likeness(shown(seen.page, aspect=1, scale=0.5), whole) > LIKE)

@@ -160,6 +160,7 @@ def configuration(root: str, options: ViewerOptions) -> str:
         "dicomUploadEnabled": True,
         "omitQuotationForMultipartRequest": True,
         "bulkDataURI": {"enabled": True},
+        "singlepart": "video",  # from /rendered by ranges, instead of the whole as multipart
     }
     config = {
         "routerBasename": root + options.path,
