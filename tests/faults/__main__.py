@@ -1,6 +1,6 @@
 """Faults in every step of what changes an archive, as often as you like.
 
-    python -m tests.faults [--rounds 200] [--seed 1] [--step store] [--fault kill]
+    python -m tests.faults [--rounds 200] [--seed 1] [--step store] [--fault kill] [--backend mongodb]
 
 In each round an archive is copied, something is done to it, and at one of its system calls on files the process is
 killed (`kill`; half of what was being written is there, in every second round), or the call fails, once or from then
@@ -8,10 +8,14 @@ on: no space is left (`full`), the disk gives an error for a change (`eio`) or f
 those of the step in turn, from the first to the last. Afterwards all that was acknowledged must be there byte by byte,
 all else as before or as after, the change feed must end with what is there, `check --deep` must find nothing; then the
 step is done again, and what the background deletes is deleted.
+
+With --backend, index and files lie in a database that stays alive: the process is killed when it sends to it (half of
+what it sends gets there, in every second round), or its connections are cut (`cut`) once or from then on.
 """
 
 import argparse
 import errno
+import faulthandler
 import os
 import random
 import shutil
@@ -22,22 +26,31 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from dicomweb_server.errors import StorageError
-from tests.faults import shim
+from dicomweb_server.services.copy import Archive
+from tests.faults import databases, shim
 from tests.faults.archive import State, copied, judge, make, state_of, tidy
 from tests.faults.steps import STEPS, Step, opened
 
 LIBRARY = "FAULTS_LIBRARY"
 ENDS_WITHIN_SECONDS = 120
+TOLD_WITHIN_SECONDS = 20.0
 FAULTS = ("kill", "full", "eio", "eio-read")
-_ERRNOS = {"full": errno.ENOSPC, "eio": errno.EIO, "eio-read": errno.EIO}
-_CALLS = {"kill": shim.CHANGES, "full": shim.WRITE | shim.CREATE, "eio": shim.CHANGES, "eio-read": shim.READ}
+DATABASE_FAULTS = ("kill", "cut")
+_ERRNOS = {"full": errno.ENOSPC, "eio": errno.EIO, "eio-read": errno.EIO, "cut": errno.ECONNRESET}
+_CALLS = {
+    "kill": shim.CHANGES,
+    "full": shim.WRITE | shim.CREATE,
+    "eio": shim.CHANGES,
+    "eio-read": shim.READ,
+    "cut": shim.SEND,
+}
 
 
 @dataclass(slots=True)
@@ -52,80 +65,113 @@ class Result:
 
 
 class Rounds:
-    """The rounds of all steps, on copies of one archive."""
+    """The rounds of all steps, on copies of one archive; with a backend, on archives in databases at the URL."""
 
-    def __init__(self, folder: Path, control: shim.Control, seed: int) -> None:
+    def __init__(self, folder: Path, control: shim.Control, seed: int, backend: str, url: str) -> None:
         self._folder = folder
         self._control = control
         self._log = folder / "log.txt"
         self._seed = seed
+        self._backend = backend
+        self._url = url
         self._template = folder / "template"
-        make(self._template)
+        if not backend:
+            make(self._template)
 
     def run(self, step: Step, fault: str, rounds: int) -> Result:
         """Fails with what is wrong, and the round."""
         result = Result()
-        prepared = self._folder / "prepared"
-        shutil.rmtree(prepared, ignore_errors=True)
-        prepared.mkdir()
-        copied(self._template, prepared / "data")
-        with quiet(self._log):
-            step.prepare(prepared)
-        before, after = self._around(step, prepared, fault, result)
+        self._prepare(step)
+        before, after = self._around(step, fault, result)
         for number in range(rounds):
             chance = random.Random(f"{self._seed} {step.name} {fault} {number}")
             at = 1 + int((number + chance.random()) / rounds * result.calls)
-            place = self._folder / "round"
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(prepared, place)
-            self._log.write_bytes(b"")
-            self._arm(fault, place, at, chance)
-            told, status = self._child(step, place)
-            self._control.disarm()
-            result.rounds += 1
-            result.happened += self._control.fired
-            result.acknowledged += len(told)
-            if self._control.fired:
-                result.kinds[_kind(self._control.what)] += 1
-            try:
-                with quiet(self._log):
-                    self._judge(step, place, told, before, after)
-                if not (fault == "kill" and self._control.fired):
-                    _check_end(status, self._log, traced=fault == "eio-read")
-            except BaseException as exc:
-                log = self._log.read_text(errors="replace")
-                exc.add_note(
-                    f"{step.name}, {fault} at call {at} ({self._control.what}), round {number}:\n{log[-3000:]}"
-                )
-                raise
+            with self._place(step) as place:
+                self._log.write_bytes(b"")
+                self._arm(fault, place, at, chance)
+                try:
+                    told, status = self._child(step, place)
+                except AssertionError as exc:
+                    exc.add_note(self._log.read_text(errors="replace")[-6000:])
+                    raise
+                self._control.disarm()
+                result.rounds += 1
+                result.happened += self._control.fired
+                result.acknowledged += len(told)
+                if self._control.fired:
+                    result.kinds[_kind(self._control.what)] += 1
+                try:
+                    with quiet(self._log), databases.later(self._backend):
+                        self._judge(step, place, told, before, after)
+                    if not (fault == "kill" and self._control.fired):
+                        _check_end(status, self._log, traced=fault == "eio-read")
+                except BaseException as exc:
+                    log = self._log.read_text(errors="replace")
+                    exc.add_note(
+                        f"{step.name}, {fault} at call {at} ({self._control.what}), round {number}:\n{log[-3000:]}"
+                    )
+                    raise
         return result
 
+    # Where it happens
+
+    def _prepare(self, step: Step) -> None:
+        """Of archives in files, what every round begins with."""
+        prepared = self._folder / "prepared"
+        shutil.rmtree(prepared, ignore_errors=True)
+        prepared.mkdir()
+        if not self._backend:
+            copied(self._template, prepared / "data")
+            with quiet(self._log):
+                step.prepare(prepared)
+
+    @contextmanager
+    def _place(self, step: Step) -> Iterator[Path]:
+        """A folder with the archive, as it is before the step."""
+        place = self._folder / "round"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(self._folder / "prepared", place)
+        if not self._backend:
+            yield place
+            return
+        with databases.fresh(self._backend, self._url):
+            with quiet(self._log):
+                make(place / "data")
+                step.prepare(place)
+            yield place
+
+    def _target(self, place: Path) -> Path | str:
+        return databases.place_of(self._url) if self._backend else place
+
+    def _calls(self, fault: str) -> int:
+        return shim.SEND if self._backend else _CALLS[fault]
+
     def _arm(self, fault: str, place: Path, at: int, chance: random.Random) -> None:
+        target, calls = self._target(place), self._calls(fault)
         if fault == "kill":
             action = chance.choice((shim.KILL, shim.KILL_GROUP, shim.KILL_GROUP))
-            self._control.arm(place, action=action, calls=_CALLS[fault], at=at, torn=chance.random() < 0.5)
+            self._control.arm(target, action=action, calls=calls, at=at, torn=chance.random() < 0.5)
         else:
             times = chance.choice((1, 1, 3, shim.ALWAYS))
             torn = fault == "full" and chance.random() < 0.5
-            self._control.arm(place, action=_ERRNOS[fault], calls=_CALLS[fault], at=at, times=times, torn=torn)
+            self._control.arm(target, action=_ERRNOS[fault], calls=calls, at=at, times=times, torn=torn)
 
-    def _around(self, step: Step, prepared: Path, fault: str, result: Result) -> tuple[State, State]:
+    def _around(self, step: Step, fault: str, result: Result) -> tuple[State, State]:
         """What is visible before and after, and how many calls the step makes."""
-        place = self._folder / "round"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(prepared, place)
-        with quiet(self._log), closing(opened(place / step.result)) as archive:
-            before = state_of(archive) if not step.mends else State({}, frozenset(), 0)
-        shutil.rmtree(place)
-        shutil.copytree(prepared, place)
-        self._control.arm(place, action=shim.COUNT, calls=_CALLS[fault])
-        _, status = self._child(step, place)
-        self._control.disarm()
-        log = self._log.read_text(errors="replace")
-        assert status == 0, f"{step.name} ends with {status}:\n{log}"
-        result.calls = self._control.count
-        with closing(opened(place / step.result)) as archive:
-            return before, judge(archive, has_feed=step.has_feed)
+        with self._place(step) as place:
+            with quiet(self._log), closing(opened(place / step.result)) as archive:
+                before = state_of(archive) if not step.mends else State({}, frozenset(), 0)
+            if not self._backend:  # looking has touched it
+                shutil.rmtree(place)
+                shutil.copytree(self._folder / "prepared", place)
+            self._control.arm(self._target(place), action=shim.COUNT, calls=self._calls(fault))
+            _, status = self._child(step, place)
+            self._control.disarm()
+            log = self._log.read_text(errors="replace")
+            assert status == 0, f"{step.name} ends with {status}:\n{log}"
+            result.calls = self._control.count
+            with closing(opened(place / step.result)) as archive:
+                return before, self._judged(archive, step)
 
     def _child(self, step: Step, place: Path) -> tuple[dict[str, str | None], int]:
         """Do the step in a process of its own; gives what it acknowledged, and its exit status (negative: signal)."""
@@ -158,10 +204,15 @@ class Rounds:
             told_all |= orjson.loads(line)
         return told_all, os.waitstatus_to_exitcode(status)
 
+    def _judged(self, archive: Archive, step: Step) -> State:
+        return judge(archive, has_feed=step.has_feed, feed_seconds=TOLD_WITHIN_SECONDS if self._backend else 0.0)
+
     def _judge(self, step: Step, place: Path, told: dict[str, str | None], before: State, after: State) -> None:
         with closing(opened(place / step.result)) as archive:
             if not step.mends:
-                found = judge(archive, has_feed=step.has_feed)
+                found = self._judged(archive, step)
+                if step.edits:
+                    found, after = _without_times(found, before), _without_times(after, before)
                 for uid, sha256 in told.items():
                     assert found.visible.get(uid) == sha256, f"{uid} was acknowledged"
                 for uid in {*found.visible, *before.visible, *after.visible}:
@@ -177,17 +228,26 @@ class Rounds:
             assert status == 0, f"again it ends with {status}"
             step.check(place, True)
         with closing(opened(place / step.result)) as archive:
-            ended = judge(archive, has_feed=step.has_feed)
+            ended = self._judged(archive, step)
+            shown = _without_times(ended, before) if step.edits else ended
             if step.again is not None:
-                assert ended.visible == after.visible, "after it was done again, it is not as if nothing had happened"
+                assert shown.visible == after.visible, "after it was done again, it is not as if nothing had happened"
                 assert ended.fed == after.fed
             tidy(archive)
             assert state_of(archive).visible == ended.visible
 
 
+def _without_times(state: State, before: State) -> State:
+    """With one text for all that is not as before."""
+    visible = {uid: sha256 if before.visible.get(uid) == sha256 else "new" for uid, sha256 in state.visible.items()}
+    return State(visible, state.fed, state.changes)
+
+
 def _kind(what: str) -> str:
     """A call and what it was on, without the names that are new in each round."""
     call, _, path = what.rpartition(" ")
+    if not path:
+        return call  # to the database
     parts = [part for part in path.split("/") if part]
     place = parts[1] if parts[:1] == ["data"] and len(parts) > 1 else (parts or ["the folder"])[0]
     return f"{call} {place.removesuffix('-wal').removesuffix('-shm').removesuffix('-journal')}"
@@ -200,6 +260,7 @@ def _do(step: Step, place: Path, log: Path, writing: int) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        faulthandler.dump_traceback_later(ENDS_WITHIN_SECONDS - 10, file=2)  # where it is, if it does not end
         status = step.act(place, lambda content: _tell(writing, content))
     except StorageError as exc:  # as a server that cannot start
         print(exc.message)
@@ -256,7 +317,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200, help="of each step with each fault (200)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--step", action="append", choices=[step.name for step in STEPS], help="only this one")
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="only this one")
+    parser.add_argument("--fault", action="append", choices=(*FAULTS, "cut"), help="only this one")
+    parser.add_argument("--backend", choices=databases.BACKENDS, default="", help="archives in a database (in files)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
@@ -265,7 +327,8 @@ def main() -> int:
         os.environ["DICOMWEB__STOW__ON_DUPLICATE"] = "replace"
         control = shim.Control(folder / "control")
         shim.attach(Path(os.environ[LIBRARY]), control)
-        _run(Rounds(folder, control, options.seed), options)
+        with databases.running(options.backend, folder / "server") if options.backend else nullcontext("") as url:
+            _run(Rounds(folder, control, options.seed, options.backend, url), options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -284,12 +347,15 @@ def _under_the_shim(folder: Path) -> int:
 
 
 def _run(rounds: Rounds, options: argparse.Namespace) -> None:
-    print("| step | fault | calls on files | rounds | happened | acknowledged | lost |")
+    calls = "calls to the database" if options.backend else "calls on files"
+    print(f"| step | fault | {calls} | rounds | happened | acknowledged | lost |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for step in STEPS:
         if options.step and step.name not in options.step:
             continue
-        for fault in options.fault or FAULTS:
+        if options.backend and step.of_files:
+            continue
+        for fault in options.fault or (DATABASE_FAULTS if options.backend else FAULTS):
             if step.goes_around and fault == "eio-read":
                 continue
             result = rounds.run(step, fault, options.rounds)

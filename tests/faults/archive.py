@@ -1,10 +1,12 @@
 """The archive that faults happen to: some studies, older versions, a bin, documents; and what must be true of it."""
 
 import hashlib
+import os
 import random
 import shutil
-from collections.abc import Mapping
-from contextlib import closing
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +60,13 @@ def digest(data: bytes) -> str:
 
 
 def settings_of(folder: Path, **more: Any) -> Settings:
-    """Those of an archive in that folder; `more` are settings with __ for their dots."""
+    """Those of an archive in that folder (`data`: or in the database that the environment names); `more` are settings
+    with __ for their dots."""
     overrides = {name.replace("__", "."): value for name, value in more.items()}
-    return load(overrides={"storage.directory": str(folder), "stow.on_duplicate": "replace", **overrides}, environ={})
+    environ = os.environ if folder.name == "data" else {}  # what is only compared with lies in files
+    return load(
+        overrides={"storage.directory": str(folder), "stow.on_duplicate": "replace", **overrides}, environ=environ
+    )
 
 
 def make(folder: Path) -> None:
@@ -108,11 +114,17 @@ def state_of(archive: Archive) -> State:
     return State(visible, frozenset(uid for uid, is_there in there.items() if is_there), changes)
 
 
-def judge(archive: Archive, *, has_feed: bool = True) -> State:
+def judge(archive: Archive, *, has_feed: bool = True, feed_seconds: float = 0.0) -> State:
     """What must be true after any fault, without anything being done about it: all that is visible is whole, the feed
-    ends with it, and a deep check finds nothing. What no record names is rubbish, which goes once it is a day old."""
+    ends with it, and a deep check finds nothing. What no record names is rubbish, which goes once it is a day old.
+    `feed_seconds`: so long it takes whoever opened the archive to tell what a process that died had not told."""
     state = state_of(archive)
     if has_feed:
+        deadline = time.monotonic() + feed_seconds
+        while state.fed != frozenset(state.visible) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            visible, state = state.visible, state_of(archive)
+            assert visible == state.visible, "what is there changes although nothing is done"
         assert state.fed == frozenset(state.visible), "the change feed does not end with what is there"
     found = list(Check(archive.storage, archive.blobs, deep=True, told=lambda _: None).run())
     assert not found, found
@@ -129,6 +141,17 @@ def tidy(archive: Archive) -> None:
     left = list(again.run())
     # Where there were more orphans than files, the check rather leaves them.
     assert not left or all("most files" in one.detail for one in found), left
+
+
+@contextmanager
+def patched(module: Any, name: str, value: object) -> Iterator[None]:
+    """The module with another value of that name."""
+    kept = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)
 
 
 def copied(template: Path, folder: Path) -> None:

@@ -1,9 +1,10 @@
 /* Faults at a chosen system call: loaded before libc (LD_PRELOAD), it counts the calls on files below a folder and at
- * one of them kills the process, or lets the call fail. It also shifts the clock. What it is to do stands in a file that
+ * one of them kills the process, or lets the call fail; or those that send to a port. It also shifts the clock. What it is to do stands in a file that
  * is mapped by all (tests/faults/shim.py writes it), so that it can be told while a server runs.
  *
  * Built and loaded by the tests only. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,13 +16,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { WRITE = 1, SYNC = 2, RENAME = 4, UNLINK = 8, CREATE = 16, READ = 32 };
+enum { WRITE = 1, SYNC = 2, RENAME = 4, UNLINK = 8, CREATE = 16, READ = 32, SEND = 64 };
 enum { COUNT = 0, KILL = -1, KILL_GROUP = -2 }; /* else an errno */
 
 struct control {
@@ -34,7 +36,7 @@ struct control {
     int32_t torn;  /* half of what is written gets there */
     int32_t count; /* calls so far, of all processes */
     int32_t fired;
-    char path[512]; /* only what lies below */
+    char path[512]; /* only what lies below; of connections "tcp:" and the port of the other side */
     char what[512]; /* the call that it happened to first */
 };
 
@@ -233,6 +235,30 @@ ssize_t sendfile64(int to, int from, off64_t *offset, size_t length) {
 }
 
 ssize_t sendfile(int to, int from, off_t *offset, size_t length) { return sendfile64(to, from, offset, length); }
+
+static int of_socket(const char *name, int fd) {
+    if (!control || !control->active || !(control->calls & SEND)) return 0;
+    struct sockaddr_in other;
+    socklen_t size = sizeof other;
+    if (getpeername(fd, (struct sockaddr *)&other, &size) || other.sin_family != AF_INET) return 0;
+    char path[32];
+    snprintf(path, sizeof path, "tcp:%d", ntohs(other.sin_port));
+    return happens(name, SEND, path);
+}
+
+ssize_t send(int fd, const void *data, size_t length, int flags) {
+    NEXT(send);
+    int found = of_socket("send", fd);
+    TORN(found, next(fd, data, length / 2, flags));
+    return next(fd, data, length, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    NEXT(sendmsg);
+    int found = of_socket("send", fd);
+    REFUSE(found);
+    return next(fd, message, flags);
+}
 
 /* Whether a place may be written is asked before it is tried. */
 int access(const char *path, int mode) {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
 
-WRITE, SYNC, RENAME, UNLINK, CREATE, READ = 1, 2, 4, 8, 16, 32
+WRITE, SYNC, RENAME, UNLINK, CREATE, READ, SEND = 1, 2, 4, 8, 16, 32, 64
 CHANGES = WRITE | SYNC | RENAME | UNLINK | CREATE
 COUNT, KILL, KILL_GROUP = 0, -1, -2  # else an errno
 ALWAYS = 1 << 30
@@ -59,8 +59,11 @@ class Control:
             self._map = mmap.mmap(file.fileno(), 0)
         self._layout = _Layout.from_buffer(self._map)
 
-    def arm(self, folder: Path, *, action: int, calls: int, at: int = 1, times: int = 1, torn: bool = False) -> None:
-        """From now on count such calls below the folder; at the `at`-th it happens, `times` times."""
+    def arm(
+        self, folder: Path | str, *, action: int, calls: int, at: int = 1, times: int = 1, torn: bool = False
+    ) -> None:
+        """From now on count such calls below the folder, or to "tcp:" and a port; at the `at`-th it happens, `times`
+        times."""
         one = self._layout
         one.active = 0
         one.action, one.calls, one.at, one.times, one.torn = action, calls, at, times, torn

@@ -1,5 +1,6 @@
 """What faults happen to: everything that changes an archive, as a client or an operator asks for it."""
 
+import io
 import os
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from webtest import TestApp
 from dicomweb_server.__main__ import main
 from dicomweb_server.app import create_app, open_parts
 from dicomweb_server.errors import StorageError
+from dicomweb_server.services import lease
 from dicomweb_server.services.backup import BackupSource, Folder
 from dicomweb_server.services.copy import Archive, Copy
 from dicomweb_server.services.release import Release, Retention
@@ -34,12 +36,14 @@ from tests.faults.archive import (
     Content,
     digest,
     many_frames,
+    patched,
     settings_of,
     small,
 )
 from tests.samples import RELATED, envelope
 
 NEW = "1.2.7"
+EDITED = "Edited^Name"
 RELEASED_WITHIN_SECONDS = 2.0
 Tell = Callable[[dict[str, str | None]], None]
 """Acknowledges what is stored now (its SHA-256), or (None) removed."""
@@ -63,6 +67,10 @@ class Step:
     mends: bool = False
     """It finds a damaged archive, which is not right before it has ended."""
     has_feed: bool = True
+    of_files: bool = False
+    """It is one of archives in files only, or damages those."""
+    edits: bool = False
+    """The new versions tell when they were made: that they are new ones is all that can be compared."""
     goes_around: bool = False
     """What cannot be read is told, left out and put aside: the end is another one then."""
 
@@ -328,6 +336,17 @@ def _export_zip_again(folder: Path) -> int:
     return command("export", KEPT, "--to", "{}/out.zip")(folder)
 
 
+def _check_edited(folder: Path, ended: bool) -> None:
+    """Each instance is as it was, or new with its original kept; never new twice."""
+    with closing(opened(folder / "data")) as archive:
+        for one in archive.storage.instances(scope=Scope(study_uid=KEPT)):
+            content = b"".join(archive.blobs.stream(key=one.blob.key))
+            name = pydicom.dcmread(io.BytesIO(content), specific_tags=["PatientName"]).PatientName
+            older = archive.storage.replaced(instance_uid=one.instance_uid)
+            assert len(older) == (name == EDITED), one.instance_uid
+            assert name == EDITED or not ended
+
+
 def _lose_index(folder: Path) -> None:
     for path in (folder / "data").glob("index.sqlite*"):
         path.unlink()
@@ -360,6 +379,12 @@ def _steps() -> list[Step]:
     watch = command("watch", "{}/files", "--once", "--settle", "0", "--every", "0")
     migrate = command("migrate")
 
+    edit = command("edit", KEPT, "--set", f"PatientName={EDITED}", "--reason", "the wrong name")
+
+    def edited_again(folder: Path) -> int:
+        with patched(lease, "LEASE_SECONDS", 0.0):  # as if the time of the one that died were over
+            return edit(folder)
+
     def restored(folder: Path) -> int:
         return main(["restore-backup", str(folder / "backup"), "--data", str(folder / "restored")])
 
@@ -383,7 +408,8 @@ def _steps() -> list[Step]:
         Step(name="bin purge", act=_act(purge), again=purge),
         Step(name="restore", act=_act(restore), again=restored_again, at_once=(BINNED,)),
         Step(name="restore --previous", act=_act(previous)),
-        Step(name="migrate", prepare=_make_older, act=_act(migrate), again=migrate),
+        Step(name="edit", act=_act(edit), again=edited_again, check=_check_edited, edits=True),
+        Step(name="migrate", of_files=True, prepare=_make_older, act=_act(migrate), again=migrate),
         Step(
             name="backup",
             prepare=_begin_backups,
@@ -394,6 +420,7 @@ def _steps() -> list[Step]:
         ),
         Step(
             name="restore-backup",
+            of_files=True,
             prepare=_begin_backups,
             act=_act(restored),
             again=restored,
@@ -409,6 +436,7 @@ def _steps() -> list[Step]:
         ),
         Step(
             name="import --link",
+            of_files=True,
             prepare=_make_plain_files,
             act=_act(link),
             again=command("import", "{}/files", "--link", "--jobs", "2", "--resume"),
@@ -431,8 +459,8 @@ def _steps() -> list[Step]:
             again=_export_zip_again,
             check=_check_export,
         ),
-        Step(name="rebuild", prepare=_lose_index, act=_act(rebuild), again=rebuild, goes_around=True),
-        Step(name="check --repair", prepare=_damage, act=_act(repair), again=repair, mends=True),
+        Step(name="rebuild", of_files=True, prepare=_lose_index, act=_act(rebuild), again=rebuild, goes_around=True),
+        Step(name="check --repair", of_files=True, prepare=_damage, act=_act(repair), again=repair, mends=True),
     ]
 
 
