@@ -1,4 +1,5 @@
-"""Documents of logging in that are worth nothing after some time: sessions, and waits after failures."""
+"""What is worth nothing after some time: documents of logging in, sessions, waits after failures; and what a process
+remembers of them."""
 
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.records import DocumentTerm
@@ -6,6 +7,12 @@ from dicomweb_server.storage.records import DocumentTerm
 KEY = "expires"
 """The key of a document that says when."""
 SESSION, LOGIN_WAIT = "session", "login-wait"
+
+
+def is_recent(since: float, now: float, seconds: float) -> bool:
+    """Whether something was at most so long ago. What lies ahead was noted by a clock that has been set back since:
+    nobody knows how old it is."""
+    return 0 <= now - since <= seconds
 
 
 def stamp(seconds: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dicomweb_server.auth.base import Authenticator, Parts
-from dicomweb_server.auth.expiry import purge_expired
+from dicomweb_server.auth.expiry import is_recent, purge_expired
 from dicomweb_server.auth.keys import PREFIX, ApiKeys
 from dicomweb_server.auth.rights import ANONYMOUS, EVERYTHING, Identity
 from dicomweb_server.auth.sessions import Session, Sessions
@@ -196,12 +196,12 @@ class Gate:
         now = self._clock()
         with self._lock:
             found = self._remembered.get(session_id)
-        if found is not None and found[1] > now:
+        if found is not None and is_recent(found[1], now, REREAD_SECONDS):
             return found[0]
         session = self._confirmed(self._sessions.get(session_id))
         identity = replace(self.authenticator.of_session(session), session=session_id)
         with self._lock:
-            self._remembered[session_id] = (identity, now + REREAD_SECONDS)
+            self._remembered[session_id] = (identity, now)
             self._remembered.move_to_end(session_id)
             while len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -211,7 +211,7 @@ class Gate:
         """The session, unless where one logs in says that the login is no longer good. While nobody answers there, it
         goes on: until its end at most."""
         every = self.authenticator.confirm_seconds
-        if not every or self._clock() - session.confirmed < every or not self._sessions.claim(session):
+        if not every or is_recent(session.confirmed, self._clock(), every) or not self._sessions.claim(session):
             return session
         try:
             facts = self.authenticator.confirm(session)

@@ -10,6 +10,7 @@ import jwt
 import orjson
 import urllib3
 
+from dicomweb_server.auth.expiry import is_recent
 from dicomweb_server.auth.tables import Table
 from dicomweb_server.auth.verified import Verified
 from dicomweb_server.errors import ConfigError, IssuerUnavailable, Unauthenticated
@@ -130,8 +131,8 @@ class PublishedKeys:
 
     def _is_wanted(self, kid: str | None) -> bool:
         now = self._clock()
-        old = now - self._fetched > KEYS_FRESH_SECONDS or self._known(kid) is None
-        return old and now - self._asked > ASK_AGAIN_SECONDS
+        old = not is_recent(self._fetched, now, KEYS_FRESH_SECONDS) or self._known(kid) is None
+        return old and not is_recent(self._asked, now, ASK_AGAIN_SECONDS)
 
     def _usable(self, kid: str | None) -> Any:
         return self._known(kid) if self._clock() - self._fetched <= KEYS_USABLE_SECONDS else None

@@ -1,6 +1,7 @@
 """Logging in with users of this server, and with tokens of one other issuer: `auth.method = "jwt"`."""
 
 import hmac
+import math
 import secrets
 import threading
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 from dicomweb_server.auth import passwords
 from dicomweb_server.auth.base import Authenticator, Parts
+from dicomweb_server.auth.expiry import is_recent
 from dicomweb_server.auth.failures import Failures
 from dicomweb_server.auth.issuer import TokenReader, token_reader
 from dicomweb_server.auth.rights import Identity
@@ -57,7 +59,7 @@ class LocalLogin(Authenticator):
             # The same words for all, so that nobody learns which names there are.
             raise Unauthenticated(WRONG)
         self._failures.succeeded(user, address)
-        self._remembered.add(key, found, self._parts.clock() + REMEMBER_SECONDS)
+        self._remembered.add(key, found, self._parts.clock())
         return self._identity(found)
 
     def facts(self, identity: Identity) -> Mapping[str, Any]:
@@ -89,11 +91,11 @@ class _Remembered:
 
     def holds(self, key: bytes, user: User, now: float) -> bool:
         with self._lock:
-            generation, until = self._entries.get(key, (0, 0.0))
-        return generation == user.generation and now < until
+            generation, since = self._entries.get(key, (0, -math.inf))
+        return generation == user.generation and is_recent(since, now, REMEMBER_SECONDS)
 
-    def add(self, key: bytes, user: User, until: float) -> None:
+    def add(self, key: bytes, user: User, now: float) -> None:
         with self._lock:
-            self._entries[key] = (user.generation, until)
+            self._entries[key] = (user.generation, now)
             while len(self._entries) > MAX_REMEMBERED:
                 self._entries.popitem(last=False)

@@ -1,6 +1,7 @@
 """Logging in at an OpenID Connect issuer, Keycloak or any other: `auth.method = "keycloak"`."""
 
 import hmac
+import math
 import secrets
 import threading
 from base64 import urlsafe_b64encode
@@ -13,6 +14,7 @@ from urllib.parse import urlencode
 import orjson
 
 from dicomweb_server.auth.base import Authenticator, Parts
+from dicomweb_server.auth.expiry import is_recent
 from dicomweb_server.auth.failures import Failures
 from dicomweb_server.auth.issuer import PublishedKeys, ReadToken, TokenReader, Web
 from dicomweb_server.auth.rights import Identity
@@ -114,7 +116,7 @@ class OidcLogin(Authenticator):
             raise Unauthenticated("the user name or the password is wrong") from None
         self._failures.succeeded(user, address)
         identity = self._identity(self._reader.read(str(answer.get("access_token", ""))), kind="user")
-        self._remembered.add(user, password, identity, now + REMEMBER_SECONDS)
+        self._remembered.add(user, password, identity, now)
         return identity
 
     def facts(self, identity: Identity) -> Mapping[str, Any]:
@@ -222,7 +224,7 @@ class OidcLogin(Authenticator):
         """Ask the issuer whether it still stands by the token (RFC 7662), at most each ten seconds for one."""
         digest, now = sha256(token.encode()).digest(), self._parts.clock()
         with self._lock:
-            if self._active.get(digest, 0.0) > now:
+            if is_recent(self._active.get(digest, -math.inf), now, ASK_AGAIN_SECONDS):
                 return
         form = {"token": token, "client_id": self._client_id, "client_secret": self._client_secret}
         status, answer = self._web.ask(self._discovery.text("introspection_endpoint"), form=form)
@@ -231,7 +233,7 @@ class OidcLogin(Authenticator):
         if answer.get("active") is not True:
             raise Unauthenticated("the login service has ended this token; log in again")
         with self._lock:
-            self._active[digest] = now + ASK_AGAIN_SECONDS
+            self._active[digest] = now
             while len(self._active) > MAX_REMEMBERED:
                 self._active.popitem(last=False)
 
@@ -257,8 +259,8 @@ class _Discovery:
     def _current(self) -> Mapping[str, Any]:
         now = self._clock()
         with self._lock:
-            if now - self._fetched > DISCOVERY_FRESH_SECONDS and (
-                not self._document or now - self._asked > ASK_AGAIN_SECONDS
+            if not is_recent(self._fetched, now, DISCOVERY_FRESH_SECONDS) and (
+                not self._document or not is_recent(self._asked, now, ASK_AGAIN_SECONDS)
             ):
                 self._asked = now
                 try:
@@ -283,11 +285,11 @@ class _Passwords:
     def get(self, user: str, password: str, now: float) -> Identity | None:
         with self._lock:
             found = self._entries.get(self._key(user, password))
-        return found[0] if found and found[1] > now else None
+        return found[0] if found and is_recent(found[1], now, REMEMBER_SECONDS) else None
 
-    def add(self, user: str, password: str, identity: Identity, until: float) -> None:
+    def add(self, user: str, password: str, identity: Identity, now: float) -> None:
         with self._lock:
-            self._entries[self._key(user, password)] = (identity, until)
+            self._entries[self._key(user, password)] = (identity, now)
             while len(self._entries) > MAX_REMEMBERED:
                 self._entries.popitem(last=False)
 

@@ -246,9 +246,14 @@ static int of_socket(const char *name, int fd) {
     return happens(name, SEND, path);
 }
 
+/* Whoever waits for an answer on it learns that it is cut, too. */
+#define CUT(found) \
+    if ((found) > 0) shutdown(fd, SHUT_RDWR)
+
 ssize_t send(int fd, const void *data, size_t length, int flags) {
     NEXT(send);
     int found = of_socket("send", fd);
+    CUT(found);
     TORN(found, next(fd, data, length / 2, flags));
     return next(fd, data, length, flags);
 }
@@ -256,6 +261,7 @@ ssize_t send(int fd, const void *data, size_t length, int flags) {
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     NEXT(sendmsg);
     int found = of_socket("send", fd);
+    CUT(found);
     REFUSE(found);
     return next(fd, message, flags);
 }

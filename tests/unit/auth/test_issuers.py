@@ -184,6 +184,35 @@ class TestPublishedKeys:
             login.bearer(token)
 
 
+class TestAClockThatIsSetBack:
+    """What a process remembers for a while is not remembered for a day more."""
+
+    def test_new_keys_of_the_issuer_are_taken(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        login = oidc(parts, issuer)
+        login.bearer(issuer.token())
+        issuer.keys["two"] = new_key()
+        clock.ahead = -86_400
+        assert login.bearer(issuer.token(kid="two", exp=int(clock()) + 60)).name == "rita"
+
+    def test_a_token_that_the_issuer_ended(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        login = oidc(parts, issuer, introspect=True, client_secret="s")
+        token = issuer.token()
+        login.bearer(token)
+        issuer.active = False
+        clock.ahead = -86_400
+        with pytest.raises(Unauthenticated):
+            login.bearer(token)
+
+    def test_a_password_that_was_changed_there(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
+        login = oidc(parts, issuer, password_grant=True)
+        issuer.answer = {"access_token": issuer.token()}
+        login.password("rita", "right", address="10.0.0.1")
+        issuer.answer = {"error": "invalid_grant"}
+        clock.ahead = -86_400
+        with pytest.raises(Unauthenticated):
+            login.password("rita", "right", address="10.0.0.1")
+
+
 class TestPasswords:
     def test_they_are_exchanged_and_remembered(self, parts: Parts, issuer: Issuer, clock: Clock) -> None:
         login = oidc(parts, issuer, password_grant=True)
@@ -288,6 +317,15 @@ class TestConfirming:
             gate.refresh(granted.refresh_token)
         with pytest.raises(Unauthenticated):
             gate.identify(Credentials(scheme="bearer", token=granted.access_token))
+
+    def test_also_after_the_clock_was_set_back(self, gate: Gate, issuer: Issuer, clock: Clock) -> None:
+        granted = self.log_in(gate, issuer)
+        cookie = Credentials(session_cookie=granted.cookie)
+        gate.identify(cookie)
+        issuer.answer = {"error": "invalid_grant"}
+        clock.ahead = -86_400
+        with pytest.raises(Unauthenticated):
+            gate.identify(cookie)
 
     def test_it_goes_on_while_the_issuer_is_down_but_not_for_ever(
         self, gate: Gate, issuer: Issuer, clock: Clock
