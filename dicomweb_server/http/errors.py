@@ -8,6 +8,7 @@ import falcon
 import orjson
 
 from dicomweb_server import errors
+from dicomweb_server.http import pages
 
 _log = logging.getLogger("dicomweb_server.errors")
 
@@ -122,8 +123,8 @@ def answer_error(
     request_id = req.context.request_id
     if _wants_page(req):
         resp.content_type = "text/html; charset=utf-8"
-        resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-        resp.data = _page(f"{status} {title}", reason, request_id).encode()
+        resp.set_header("Content-Security-Policy", pages.policy())
+        resp.data = _page(f"{status} {title}", reason, request_id)
         return
     resp.content_type = "application/json"
     resp.data = orjson.dumps({"status": status, "error": title, "reason": reason, **details, "request_id": request_id})
@@ -134,12 +135,6 @@ def _wants_page(req: falcon.Request) -> bool:
     return "text/html" in accept and "json" not in accept and "multipart" not in accept
 
 
-def _page(title: str, reason: str, request_id: str) -> str:
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<title>{html.escape(title)}</title>"
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em;color:#222}"
-        "small{color:#666}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(reason)}</p>"
-        f"<p><small>Request {html.escape(request_id)}</small></p></html>"
-    )
+def _page(title: str, reason: str, request_id: str) -> bytes:
+    told = f"<p>{html.escape(reason)}</p><p><small>Request {html.escape(request_id)}</small></p>"
+    return pages.page(title, f"<h1>{html.escape(title)}</h1>{told}", width="40em")

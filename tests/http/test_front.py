@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 
 import pytest
 
@@ -138,6 +139,9 @@ def test_home(archive: Client) -> None:
     assert "http://localhost/studies" in archive.get("/").json["resources"]
     page = archive.get("/", headers={"Accept": "text/html"})
     assert "dicomweb-server" in page.text
+    assert "connect-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "data-base='/dicom-web'" in archive.get("/dicom-web/", headers={"Accept": "text/html"}).text
+    assert not re.search(r"""(src|href)=["']?(https?:)?//(?!localhost)""", page.text)
 
 
 def test_log_names_keys_not_values(archive: Client, caplog: pytest.LogCaptureFixture) -> None:

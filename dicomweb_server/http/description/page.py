@@ -4,15 +4,15 @@ import html
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dicomweb_server.http import pages
+
 _METHODS = ("get", "post", "put", "patch", "delete", "options")
 _STYLE = (
-    "body{font:16px/1.6 system-ui,sans-serif;max-width:60em;margin:3em auto;padding:0 1em;color:#1c2733}"
-    "h1{font-size:1.5em}h2{font:600 15px/1.5 ui-monospace,monospace;margin:2em 0 .3em;overflow-wrap:anywhere}"
-    "code{font:14px/1.5 ui-monospace,monospace}a{color:#0b5cad}"
-    "details{border:1px solid #dde;border-radius:.3em;margin:.3em 0}summary{padding:.4em .8em;cursor:pointer}"
-    "summary b{display:inline-block;width:5em}summary small{float:right;color:#667}"
-    "table{border-collapse:collapse;margin:.3em .8em .8em}"
-    "td,th{padding:.2em 1em .2em 0;vertical-align:top;text-align:left;border-top:1px solid #dde}"
+    "h2{font:600 15px/1.5 ui-monospace,monospace;margin:2em 0 .3em;overflow-wrap:anywhere}"
+    "details{border:1px solid var(--line);border-radius:.3em;margin:.3em 0}"
+    "summary{display:flex;flex-wrap:wrap;gap:0 1em;padding:.4em .8em;cursor:pointer}"
+    "summary b{min-width:5.5em}summary small{margin-left:auto}"
+    "details table{margin:.3em .8em .8em}td,th{overflow-wrap:anywhere}"
 )
 
 
@@ -20,14 +20,12 @@ def page(document: Mapping[str, Any]) -> bytes:
     """The page, in UTF-8."""
     info = document["info"]
     head = (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{_text(info['title'])}: every address</title><style>{_STYLE}</style>"
         f"<h1>{_text(info['title'])} {_text(info['version'])}</h1>"
         f"<p>Every address below <code>{_text(document['servers'][0]['url'])}</code>, made from the table that the "
         "server runs on. <a href=openapi.json>openapi.json</a> is the same for programs.</p>"
     )
     body = "".join(piece for path, item in document["paths"].items() for piece in _path(path, item))
-    return f"{head}{body}</html>".encode()
+    return pages.page(f"{info['title']}: every address", head + body, width="60em", style=_STYLE)
 
 
 def _path(path: str, item: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import falcon
 import orjson
 
 from dicomweb_server.dicom.media import Offer, choose, parse_accept
+from dicomweb_server.http import pages
 from dicomweb_server.http.description import wadl
 from dicomweb_server.http.description.openapi import MEDIA_TYPE, openapi
 from dicomweb_server.http.description.page import page
@@ -38,7 +39,7 @@ class DescriptionResource:
     def on_get_page(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The document as a page."""
         resp.content_type = "text/html; charset=utf-8"
-        resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        resp.set_header("Content-Security-Policy", pages.policy())
         resp.data = page(self._document(req))
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:

@@ -1,11 +1,13 @@
-"""The root: a page for people who open the address in a browser, a list of what is here for programs."""
+"""The root: the studies for people who open the address in a browser, a list of what is here for programs."""
 
 import html
+from urllib.parse import urlsplit
 
 import falcon
 import orjson
 
 from dicomweb_server import __version__
+from dicomweb_server.http import pages
 
 _PLACES = (
     ("{base}/studies", "Search for studies (QIDO-RS), store (STOW-RS)"),
@@ -17,17 +19,26 @@ _PLACES = (
     ("{root}/health", "Health"),
 )
 
-_STYLE = (
-    "body{font:16px/1.6 system-ui,sans-serif;max-width:46em;margin:3em auto;padding:0 1em;color:#1c2733}"
-    "h1{font-size:1.5em;margin-bottom:0}p.v{color:#667;margin-top:0}"
-    "table{border-collapse:collapse;width:100%}td{padding:.4em .8em .4em 0;border-top:1px solid #dde}"
-    "code,pre{font:14px/1.5 ui-monospace,monospace}pre{background:#f4f6f8;padding:1em;overflow:auto}"
-    "a{color:#0b5cad}"
-)
-
 _VIEWER_HINT = (
     "<p>No viewer is installed. <code>dicomweb-server viewer install</code>, and a restart, bring OHIF to this address."
 )
+
+_STUDIES = """
+<div id=drop><p>Drop DICOM files or folders here, or
+<button type=button id=choose-files>choose files</button> <button type=button id=choose-folder>a folder</button>
+<input id=files type=file multiple hidden><input id=folder type=file webkitdirectory hidden>
+<progress id=progress hidden></progress><p id=state role=status></p><ul id=told></ul></div>
+<form id=search role=search><input name=PatientName placeholder='Patient name' aria-label='Patient name'>
+<input name=PatientID placeholder='Patient ID' aria-label='Patient ID'>
+<input name=StudyDate placeholder='Date or range' aria-label='Study date'
+title='2024-01-31, or from and to: 2024-01-01-2024-12-31'>
+<input name=ModalitiesInStudy placeholder=Modality aria-label=Modality><button>Search</button></form>
+<table id=list><thead><tr><th>Patient<th>ID<th>Date<th>Modality<th>Description<th>Images<th></thead><tbody></tbody>
+</table>
+<nav><button type=button id=back disabled>Back</button><span id=where class=soft role=status></span>
+<button type=button id=on disabled>On</button></nav>
+<noscript><p>The list of studies needs JavaScript; programs need none of it.</noscript>
+"""
 
 
 class HomeResource:
@@ -35,8 +46,11 @@ class HomeResource:
     then a `hint` says how to get one, where one may be."""
 
     def __init__(self, *, viewer: str | None = None, hint: bool = False) -> None:
+        self._viewer = viewer
         self._hint = _VIEWER_HINT if hint and not viewer else ""
         self._places = (((f"{{root}}{viewer}/", "Look at studies (OHIF)"),) if viewer else ()) + _PLACES
+        self._script, self._style = pages.read("studies.js"), pages.read("studies.css")
+        self._policy = pages.policy(script=self._script)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """A page, or JSON where the client does not ask for a page."""
@@ -45,28 +59,36 @@ class HomeResource:
         resp.append_header("Vary", "Accept")
         if "text/html" in (req.get_header("Accept") or ""):
             resp.content_type = "text/html; charset=utf-8"
-            resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-            resp.data = _page(address.dicomweb, places, self._hint).encode()
+            resp.set_header("Content-Security-Policy", self._policy)
+            body = self._body(address.root, address.dicomweb, places)
+            resp.data = pages.page("dicomweb-server", body, width="72em", style=self._style, script=self._script)
         else:
             resp.content_type = "application/json"
             resp.data = orjson.dumps(
                 {"server": "dicomweb-server", "version": __version__, "resources": [url for url, _ in places]}
             )
 
+    def _body(self, root: str, base: str, places: list[tuple[str, str]]) -> str:
+        rows = "".join(
+            f"<tr><td><a href='{_text(url)}'><code>{_text(url)}</code></a><td>{about}" for url, about in places
+        )
+        paths = {"base": urlsplit(base).path, "viewer": "", "login": f"{urlsplit(root).path}/login"}
+        look = ""
+        if self._viewer:
+            paths["viewer"] = f"{urlsplit(root).path}{self._viewer}"
+            look = f"<a href='{_text(paths['viewer'])}/'>OHIF viewer</a>"
+        data = " ".join(f"data-{name}='{_text(path)}'" for name, path in paths.items())
+        shown = _text(base)
+        return (
+            f"<body {data}>"
+            f"<header><h1>dicomweb-server</h1><span class=soft>version {__version__}</span>{look}"
+            f"<a href='{shown}/openapi'>Every address</a></header>{_STUDIES}"
+            f"<h2>For programs</h2><p>DICOMweb is at <code>{shown}</code>.</p><table id=places>{rows}</table>"
+            f"<pre>curl '{shown}/studies?limit=5'\n"
+            f"dicomweb_client --url {shown} search studies\n"
+            f"dicomweb_client --url {shown} store instances image.dcm</pre>{self._hint}"
+        )
 
-def _page(base: str, places: list[tuple[str, str]], hint: str) -> str:
-    rows = "".join(
-        f"<tr><td><a href='{html.escape(url, quote=True)}'><code>{html.escape(url)}</code></a><td>{html.escape(what)}"
-        for url, what in places
-    )
-    shown = html.escape(base)
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>dicomweb-server</title>"
-        "<meta name=viewport content='width=device-width'>"
-        f"<style>{_STYLE}</style><h1>dicomweb-server</h1><p class=v>version {__version__}</p>"
-        f"<p>A medical image archive. DICOMweb is at <code>{shown}</code>.</p><table>{rows}</table>"
-        "<h2>Try it</h2><pre>"
-        f"curl '{shown}/studies?limit=5'\n"
-        f"dicomweb_client --url {shown} search studies\n"
-        f"dicomweb_client --url {shown} store instances image.dcm</pre>{hint}</html>"
-    )
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)

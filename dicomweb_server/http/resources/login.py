@@ -10,6 +10,7 @@ import orjson
 from dicomweb_server.auth.gate import Gate, Granted
 from dicomweb_server.auth.rights import Identity
 from dicomweb_server.errors import BadRequest, Forbidden, NotFound, Unauthenticated
+from dicomweb_server.http import pages
 from dicomweb_server.http.errors import answer_error
 from dicomweb_server.http.forms import read_fields
 from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE, Guard
@@ -21,11 +22,7 @@ STATE_SECONDS = 600
 CALLBACK = "/login/callback"
 _OFF = 'nobody has to log in here (auth.method is "none")'
 
-_STYLE = (
-    "body{font:16px/1.6 system-ui,sans-serif;max-width:24em;margin:4em auto;padding:0 1em;color:#1c2733}"
-    "h1{font-size:1.4em}label{display:block;margin:1em 0}input{font:inherit;width:100%;box-sizing:border-box;"
-    "padding:.4em}button{font:inherit;padding:.4em 1.2em}p.bad{color:#a11}"
-)
+_STYLE = "label{display:block;margin:1em 0}input{width:100%}.bad{margin:1em 0}"
 
 
 class LoginResource:
@@ -248,15 +245,12 @@ def _send_page(resp: falcon.Response, *, after: str, failure: str = "") -> None:
     resp.content_type = "text/html; charset=utf-8"
     resp.set_header("Cache-Control", "no-store")
     resp.set_header("Referrer-Policy", "same-origin")
-    resp.set_header(
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    )
+    resp.set_header("Content-Security-Policy", pages.policy())
     bad = f"<p class=bad role=alert>{html.escape(failure)}</p>" if failure else ""
-    resp.data = (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Log in</title>"
-        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style><h1>Log in</h1>{bad}"
+    body = (
+        f"<h1>Log in</h1>{bad}"
         "<form method=post><label>User<input name=username autocomplete=username autofocus required></label>"
         "<label>Password<input name=password type=password autocomplete=current-password required></label>"
-        f"<input type=hidden name=next value='{html.escape(after, quote=True)}'><button>Log in</button></form></html>"
-    ).encode()
+        f"<input type=hidden name=next value='{html.escape(after, quote=True)}'><button>Log in</button></form>"
+    )
+    resp.data = pages.page("Log in", body, width="24em", style=_STYLE)

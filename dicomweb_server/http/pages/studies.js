@@ -1,0 +1,227 @@
+// The studies of the archive: a list with search, the series of a study, and a place to drop files.
+"use strict";
+
+const { base, viewer, login } = document.body.dataset; // paths
+const PAGE = 25;
+const BATCH_FILES = 50;
+const BATCH_BYTES = 64 * 1024 * 1024;
+const MOST_TOLD = 100;
+
+const $ = (id) => document.getElementById(id);
+const value = (item, tag) => item[tag]?.Value?.[0];
+const name = (item, tag) => (value(item, tag)?.Alphabetic ?? "").replaceAll("^", " ").trim();
+const day = (text) => (text ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
+const address = (...parts) => [base, ...parts.map(encodeURIComponent)].join("/");
+
+let offset = 0;
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+async function ask(url) {
+  const answer = await fetch(url, { headers: { Accept: "application/dicom+json, application/json" } });
+  if (answer.status === 401) {
+    location.href = `${login}?next=${encodeURIComponent(location.pathname)}`;
+  }
+  if (!answer.ok) {
+    throw new Error((await answer.json().catch(() => ({}))).reason ?? `the server answered ${answer.status}`);
+  }
+  return answer.status === 204 ? [] : answer.json();
+}
+
+function search() {
+  const query = new URLSearchParams({ limit: PAGE + 1, offset, orderby: "-StudyDate,-StudyTime" });
+  query.set("includefield", "StudyDescription");
+  for (const [key, text] of new FormData($("search"))) {
+    const wanted = text.trim();
+    if (!wanted) continue;
+    if (key === "StudyDate") query.set(key, wanted.replaceAll(/(\d{4})-(\d\d)-(\d\d)/g, "$1$2$3"));
+    else if (key === "ModalitiesInStudy") query.set(key, wanted.toUpperCase());
+    else query.set(key, /[*?]/.test(wanted) ? wanted : `*${wanted}*`);
+  }
+  return query;
+}
+
+async function list() {
+  const body = $("list").tBodies[0];
+  try {
+    const found = await ask(`${address("studies")}?${search()}`);
+    body.replaceChildren(...found.slice(0, PAGE).map(row));
+    $("back").disabled = offset === 0;
+    $("on").disabled = found.length <= PAGE;
+    const shown = Math.min(found.length, PAGE);
+    const searched = [...new FormData($("search")).values()].some((text) => text.trim());
+    $("where").textContent = shown
+      ? `${offset + 1} to ${offset + shown}`
+      : searched ? "No study is like that." : "The archive is empty. Drop files above.";
+    $("where").classList.remove("bad");
+  } catch (error) {
+    body.replaceChildren();
+    $("where").textContent = error.message;
+    $("where").classList.add("bad");
+  }
+}
+
+function row(study) {
+  const uid = value(study, "0020000D");
+  const cell = (label, ...what) => {
+    const made = element("td", {}, ...what);
+    made.dataset.name = label;
+    return made;
+  };
+  const open = element("button", { className: "open", type: "button" }, name(study, "00100010") || "(no name)");
+  open.setAttribute("aria-expanded", "false");
+  const links = [];
+  if (viewer) {
+    const url = `${viewer}/viewer?StudyInstanceUIDs=${encodeURIComponent(uid)}`;
+    links.push(element("a", { href: url }, "View"), " · ");
+  }
+  links.push(element("a", { href: `${address("studies", uid)}?accept=application/zip` }, "Zip"));
+  const made = element(
+    "tr", {}, element("td", {}, open), cell("ID", value(study, "00100020") ?? ""),
+    cell("Date", day(value(study, "00080020"))), cell("Modality", (study["00080061"]?.Value ?? []).join(" ")),
+    cell("Description", value(study, "00081030") ?? ""),
+    cell("Images", String(value(study, "00201208") ?? "")), element("td", {}, ...links),
+  );
+  open.addEventListener("click", () => toggle(made, open, uid));
+  return made;
+}
+
+async function toggle(line, open, uid) {
+  const shown = open.getAttribute("aria-expanded") === "true";
+  open.setAttribute("aria-expanded", String(!shown));
+  if (shown) {
+    line.nextElementSibling.remove();
+    return;
+  }
+  const place = element("div", { className: "series" }, "…");
+  line.after(element("tr", {}, element("td", { colSpan: 7 }, place)));
+  try {
+    const found = await ask(`${address("studies", uid, "series")}?includefield=SeriesDescription`);
+    place.replaceChildren(...found.map((series) => card(uid, series)));
+  } catch (error) {
+    place.replaceChildren(element("span", { className: "bad" }, error.message));
+  }
+}
+
+function card(uid, series) {
+  const url = address("studies", uid, "series", value(series, "0020000E"));
+  const image = element("img", { loading: "lazy", alt: "", src: `${url}/thumbnail?viewport=288,288` });
+  image.addEventListener("error", () => image.remove());
+  const number = value(series, "00201209") ?? 0;
+  const text = [value(series, "00080060"), value(series, "0008103E"), number === 1 ? "1 image" : `${number} images`];
+  return element("figure", {}, image, element("figcaption", {}, text.filter(Boolean).join(" · ")));
+}
+
+async function* filesOf(entry) {
+  if (entry.isFile) {
+    yield await new Promise((done, failed) => entry.file(done, failed));
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+    if (!some.length) return;
+    for (const one of some) yield* filesOf(one);
+  }
+}
+
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files];
+  const files = [];
+  for (const entry of entries) for await (const file of filesOf(entry)) files.push(file);
+  return files;
+}
+
+function batches(files) {
+  const made = [];
+  let bytes = 0;
+  for (const file of files) {
+    if (!made.length || made.at(-1).length >= BATCH_FILES || bytes + file.size > BATCH_BYTES) {
+      made.push([]);
+      bytes = 0;
+    }
+    made.at(-1).push(file);
+    bytes += file.size;
+  }
+  return made;
+}
+
+function send(files, progress) {
+  const form = new FormData();
+  for (const file of files) form.append("file", file, file.name);
+  return new Promise((done, failed) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", address("studies"));
+    request.responseType = "json";
+    request.setRequestHeader("Accept", "application/dicom+json, application/json");
+    request.upload.addEventListener("progress", (event) => progress(event.loaded));
+    request.addEventListener("load", () => {
+      const answer = request.response;
+      if (["00081198", "00081199", "0008119A"].some((tag) => answer?.[tag])) done(answer);
+      else failed(new Error(answer?.reason ?? `the server answered ${request.status}`));
+    });
+    request.addEventListener("error", () => failed(new Error("the server cannot be reached")));
+    request.send(form);
+  });
+}
+
+function tell(text) {
+  if ($("told").childElementCount < MOST_TOLD) $("told").append(element("li", { className: "bad" }, text));
+}
+
+async function store(files) {
+  if (!files.length || !$("progress").hidden) return;
+  const total = files.reduce((sum, file) => sum + file.size, 0);
+  const bar = $("progress");
+  let sent = 0, kept = 0, refused = 0;
+  $("told").replaceChildren();
+  Object.assign(bar, { hidden: false, max: total || 1, value: 0 });
+  for (const some of batches(files)) {
+    $("state").textContent = `Storing ${files.length} files: ${kept} stored`;
+    try {
+      const answer = await send(some, (loaded) => { bar.value = sent + loaded; });
+      kept += answer["00081199"]?.Value?.length ?? 0;
+      for (const item of [...(answer["00081198"]?.Value ?? []), ...(answer["0008119A"]?.Value ?? [])]) {
+        refused += 1;
+        const reason = value(value(item, "00741048") ?? {}, "00000902") ?? "refused";
+        tell([value(item, "00081155"), reason].filter(Boolean).join(": "));
+      }
+    } catch (error) {
+      refused += some.length;
+      tell(`${some.length} files: ${error.message}`);
+    }
+    sent += some.reduce((sum, file) => sum + file.size, 0);
+  }
+  bar.hidden = true;
+  $("state").textContent = `${kept} stored${refused ? `, ${refused} not` : ""}.`;
+  offset = 0;
+  await list();
+}
+
+for (const [kind, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", over);
+  });
+}
+document.addEventListener("drop", async (event) => store(await dropped(event.dataTransfer)));
+for (const id of ["files", "folder"]) {
+  $(id).addEventListener("change", async (event) => {
+    await store([...event.target.files]);
+    event.target.value = "";
+  });
+  $(`choose-${id}`).addEventListener("click", () => $(id).click());
+}
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  offset = 0;
+  list();
+});
+$("back").addEventListener("click", () => { offset = Math.max(0, offset - PAGE); list(); });
+$("on").addEventListener("click", () => { offset += PAGE; list(); });
+list();

@@ -1,0 +1,74 @@
+"""The page at the root in a real browser: files are dropped, found, looked at and fetched; a login is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.http.identities import ADMIN, PASSWORD
+from tests.live import LiveServer, serving
+from tests.samples import instance, part10
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+LOGIN = {"DICOMWEB__AUTH__METHOD": "jwt", "DICOMWEB__AUTH__FIRST_ADMIN_PASSWORD": PASSWORD}
+WAIT_MILLISECONDS = 30_000
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of its own that may log no error."""
+    context = browser.new_context(accept_downloads=True)
+    context.set_default_timeout(WAIT_MILLISECONDS)
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    yield opened
+    context.close()
+    assert not [text for text in wrong if "401" not in text]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """An empty archive where one has to log in."""
+    with serving(tmp_path_factory.mktemp("home"), "--workers", "1", environment=LOGIN) as started:
+        yield started
+
+
+def test_files_are_stored_found_and_fetched(page: Page, server: LiveServer, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("ct.dcm", "mr.dcm", "notes.txt")]
+    paths[0].write_bytes(part10(instance(PatientName="Doe^Jane", PatientID="1", StudyDate="20240131", Modality="CT")))
+    paths[1].write_bytes(part10(instance(PatientName="<b>Roe</b>", PatientID="2", StudyDate="20230131", Modality="MR")))
+    paths[2].write_text("no image", encoding="utf-8")
+    page.goto(server.url)
+    page.fill("[name=username]", ADMIN)
+    page.fill("[name=password]", PASSWORD)
+    page.click("button")
+    page.get_by_text("The archive is empty").wait_for()
+    page.set_input_files("#files", paths)
+    page.get_by_text("2 stored, 1 not.").wait_for()
+    assert "not a DICOM file" in page.inner_text("#told")
+    rows = page.locator("#list tbody tr")
+    assert rows.all_inner_texts() == [
+        "Doe Jane\t1\t2024-01-31\tCT\t\t1\tZip",
+        "<b>Roe</b>\t2\t2023-01-31\tMR\t\t1\tZip",
+    ]
+    page.fill("[name=StudyDate]", "2023-01-01-2023-12-31")
+    page.press("[name=StudyDate]", "Enter")
+    page.get_by_text("1 to 1").wait_for()
+    with page.expect_response("**/thumbnail?**") as answer:
+        rows.get_by_role("button").click()
+    assert answer.value.ok
+    page.locator(".series img").wait_for()
+    assert "MR · 1 image" in page.inner_text(".series")
+    with page.expect_download() as download:
+        page.get_by_text("Zip").click()
+    assert download.value.suggested_filename.endswith(".zip")
+    page.fill("[name=PatientName]", "nobody")
+    page.press("[name=PatientName]", "Enter")
+    page.get_by_text("No study is like that.").wait_for()
