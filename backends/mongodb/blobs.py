@@ -1,7 +1,8 @@
 """Files in MongoDB, in the form of GridFS: other tools can read them.
 
 `fs.files` has one document per blob, written last: before it is there, nobody knows of the blob. `fs.chunks` has its
-bytes in pieces of 255 KiB by (files_id, n), so that a frame is one query. Before the first piece of a batch is written,
+bytes by (files_id, n), so that a frame is one query: a blob of up to 1 MiB in one piece, which its key tells, others in
+pieces of 255 KiB. Before the first piece of a batch is written,
 `fs.staging` names its blobs; what is still named there after a day is of a process that died. To spread the pieces over
 shards, give `fs.chunks` the shard key {files_id: 1, n: 1}.
 """
@@ -26,15 +27,19 @@ from dicomweb_server.storage.base import BlobStore, StagedBlob
 from dicomweb_server.storage.records import StorageState
 
 CHUNK_BYTES = 255 * 1024
+WHOLE_BYTES = 1 << 20
+"""A blob up to this size is one piece."""
+_WHOLE = "w"
+"""The end of the keys of such blobs."""
 _PER_ANSWER = 48
 """Chunks in one answer: MongoDB sends at most 16 MB at a time."""
-_PER_INSERT = 24
+_INSERT_BYTES = 6 << 20
 _UPLOADS = 3
 _PER_PAGE = 16
 _STREAM_BYTES = 1 << 20
 _KEYS_PER_PAGE = 1000
 _STALE_SECONDS = 24 * 3600
-_KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_KEY = re.compile(rf"[0-9a-f]{{32}}{_WHOLE}?", re.ASCII)
 _INDEXES = {
     "fs.chunks": IndexModel([("files_id", 1), ("n", 1)], unique=True),
     "fs.files": IndexModel([("uploadDate", 1), ("_id", 1)]),
@@ -81,7 +86,7 @@ class GridFSBlobStore(BlobStore):
     def keep(self, *, staged: Sequence[StagedBlob]) -> list[str]:
         self._connection.database  # noqa: B018 - raises when closed
         files = pending_files(staged)
-        keys = [uuid.uuid4().hex for _ in files]
+        keys = [_new_key(file.size()) for file in files]
         if not files:
             return []
         with driver_errors():
@@ -109,16 +114,18 @@ class GridFSBlobStore(BlobStore):
         """Write the chunks of these files; gives their documents, which are to be written when all chunks are there."""
         chunks = self._connection.safe("fs.chunks")
         batch: list[Doc] = []
+        batch_bytes = 0
         docs = []
         for file, key in pairs:
-            size = 0
-            for n, data in enumerate(_pieces(file)):
+            size, chunk_bytes = 0, _chunk_bytes(key)
+            for n, data in enumerate(_pieces(file, chunk_bytes)):
                 batch.append({"_id": ObjectId(), "files_id": key, "n": n, "data": data})
                 size += len(data)
-                if len(batch) == _PER_INSERT:
+                batch_bytes += len(data)
+                if batch_bytes >= _INSERT_BYTES:
                     chunks.insert_many(batch, ordered=False)
-                    batch = []
-            docs.append({"_id": key, "length": size, "chunkSize": CHUNK_BYTES, "uploadDate": now, "filename": key})
+                    batch, batch_bytes = [], 0
+            docs.append({"_id": key, "length": size, "chunkSize": chunk_bytes, "uploadDate": now, "filename": key})
         if batch:
             chunks.insert_many(batch, ordered=False)
         return docs
@@ -128,13 +135,14 @@ class GridFSBlobStore(BlobStore):
             self.size(key=key)
             return b""
         _check_key(key)
-        first, last = start // CHUNK_BYTES, (start + length - 1) // CHUNK_BYTES
+        chunk_bytes = _chunk_bytes(key)
+        first, last = start // chunk_bytes, (start + length - 1) // chunk_bytes
         parts = []
         with driver_errors():
             for n in range(first, last + 1, _PER_ANSWER):
                 parts += self._chunks(key, n, min(n + _PER_ANSWER - 1, last))
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        data = data[start - first * CHUNK_BYTES :][:length]
+        data = data[start - first * chunk_bytes :][:length]
         if len(data) != length:
             raise StorageCorrupt("A file of the archive is missing, or shorter than its record says.")
         return data
@@ -146,22 +154,33 @@ class GridFSBlobStore(BlobStore):
         return [doc["data"] for doc in found.limit(-number).batch_size(number)]  # one answer, no cursor
 
     def stream(self, *, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        if key.endswith(_WHOLE) and (start, length) == (0, None):
+            return _cut(self._whole(key))
         size = self.size(key=key)
         if length is not None and start + length > size:
             raise StorageCorrupt("A file of the archive is shorter than its record says.")
         return self._stream(key, start, size - start if length is None else length)
 
+    def _whole(self, key: str) -> bytes:
+        """A blob of one piece, read at once."""
+        _check_key(key)
+        with driver_errors():
+            parts = self._chunks(key, 0, 0)
+        if not parts:
+            self.size(key=key)  # an empty one has no piece
+        return b"".join(parts)
+
     def _stream(self, key: str, start: int, left: int) -> Iterator[bytes]:
+        chunk_bytes = _chunk_bytes(key)
         while left > 0:
-            first = start // CHUNK_BYTES
-            last = min((start + left - 1) // CHUNK_BYTES, first + _PER_PAGE - 1)
+            first = start // chunk_bytes
+            last = min((start + left - 1) // chunk_bytes, first + _PER_PAGE - 1)
             with driver_errors():
-                page = b"".join(self._chunks(key, first, last))[start - first * CHUNK_BYTES :][:left]
-            if len(page) < min(left, (last + 1) * CHUNK_BYTES - start):
+                page = b"".join(self._chunks(key, first, last))[start - first * chunk_bytes :][:left]
+            if len(page) < min(left, (last + 1) * chunk_bytes - start):
                 raise StorageCorrupt("A file of the archive is shorter than its record says.")
             start, left = start + len(page), left - len(page)
-            for place in range(0, len(page), _STREAM_BYTES):
-                yield page[place : place + _STREAM_BYTES]
+            yield from _cut(page)
 
     def open_file(self, *, key: str) -> None:
         self._connection.database  # noqa: B018 - raises when closed
@@ -219,8 +238,22 @@ def _check_key(key: str) -> None:
         raise StorageCorrupt("A record of the archive names a file that cannot be.")
 
 
-def _pieces(file: TemporaryBlob) -> Iterator[bytes]:
+def _new_key(size: int) -> str:
+    return uuid.uuid4().hex + (_WHOLE if size <= WHOLE_BYTES else "")
+
+
+def _chunk_bytes(key: str) -> int:
+    """How large the pieces of a blob are."""
+    return WHOLE_BYTES if key.endswith(_WHOLE) else CHUNK_BYTES
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    for place in range(0, len(data), _STREAM_BYTES):
+        yield data[place : place + _STREAM_BYTES]
+
+
+def _pieces(file: TemporaryBlob, size: int) -> Iterator[bytes]:
     with file_errors():
         file.file.seek(0)
-        while data := file.file.read(CHUNK_BYTES):
+        while data := file.file.read(size):
             yield data

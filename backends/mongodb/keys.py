@@ -58,6 +58,11 @@ TEXTS: Mapping[Level, tuple[str, ...]] = {
 
 _CACHED, _CACHED_LENGTH, _CACHED_VALUES = 65_536, 512, 16
 _cache: dict[Any, tuple[str, ...]] = {}
+_SEEN = 16_384
+_seen: dict[tuple[str, int], tuple[Any, tuple[str, ...]]] = {}
+_seen_pairs: dict[tuple[str, int, int], tuple[Any, Any, tuple[str, ...]]] = {}
+"""By path and identity of the attribute: the reader of headers gives one object for equal short values. The object is
+held here too, so that no other can have its identity."""
 _OWN_FIELDS = frozenset((STUDY_UID, SERIES_UID, INSTANCE_UID, MODALITIES, SOP_CLASSES, TRANSFER_SYNTAXES))
 
 
@@ -82,8 +87,11 @@ def search_fields(attributes: Attributes, level: Level) -> dict[str, Any]:
     found = entries(attributes)
     fields: dict[str, Any] = {"a": found}
     if level is Level.INSTANCE:
-        fields = {"a": [entry for entry in found if entry[:8] in USUAL]}
-        fields["b"] = [entry for entry in found if entry[:8] not in USUAL]
+        usual: list[str] = []
+        other: list[str] = []
+        for entry in found:
+            (usual if entry[:8] in USUAL else other).append(entry)
+        fields = {"a": usual, "b": other}
     if listed:
         fields["asc"] = {tag: first.get(tag, MISSING_LAST_UP) for tag in listed}
         fields["desc"] = {tag: first.get(tag, MISSING_LAST_DOWN) for tag in listed}
@@ -127,32 +135,67 @@ def entries(attributes: Attributes) -> list[str]:
 
 def _collect(attributes: Attributes, above: str, depth: int, found: list[str], counts: dict[str, int]) -> None:
     for tag, attribute in attributes.items():
-        path, values = above + tag if above else tag, attribute.get("Value")
-        if values is None:
+        path = above + tag if above else tag
+        if not above and (seen := _seen.get((tag, id(attribute)))) is not None:
+            found += seen[1]
+        elif "Value" not in attribute:
             if "InlineBinary" in attribute or "BulkDataURI" in attribute:
                 found.append(path + PRESENT)
         elif attribute["vr"] == "SQ":
-            if depth < MAX_DEPTH and len(found) < MAX_ENTRIES:
-                for item in filter(None, values):
-                    _collect(item, f"{path}.", depth + 1, found, counts)
-            if not is_empty(attribute):
-                found.append(path + PRESENT)
+            _collect_items(path, attribute, depth, found, counts)
         elif above:
-            _collect_nested(path, tag, values, found, counts)
+            _collect_nested(path, tag, attribute, found, counts)
         elif tag not in _OWN_FIELDS:
-            found += _of_values(path, tag, values)
+            found += _of_attribute(path, tag, attribute)
     for date, time in DATE_TIME_PAIRS.items():
         if date in attributes:
-            pair = f"{date}+{time}"
-            found += [f"{above}{pair}{TEXT}{value}" for value in match_values(attributes, (pair,))]
+            found += _of_pair(f"{above}{date}+{time}", attributes[date], attributes.get(time))
 
 
-def _collect_nested(path: str, tag: str, values: list[Any], found: list[str], counts: dict[str, int]) -> None:
+def _collect_items(
+    path: str, attribute: Mapping[str, Any], depth: int, found: list[str], counts: dict[str, int]
+) -> None:
+    if depth < MAX_DEPTH and len(found) < MAX_ENTRIES:
+        for item in filter(None, attribute["Value"]):
+            _collect(item, f"{path}.", depth + 1, found, counts)
+    if not is_empty(attribute):
+        found.append(path + PRESENT)
+
+
+def _collect_nested(
+    path: str, tag: str, attribute: Mapping[str, Any], found: list[str], counts: dict[str, int]
+) -> None:
     """The items of a sequence may be many; only so many of their values take part."""
     count = counts.get(path, 0)
     if count < MAX_PER_PATH and len(found) < MAX_ENTRIES:
-        found += _of_values(path, tag, values)
-        counts[path] = count + len(values)
+        found += _of_attribute(path, tag, attribute)
+        counts[path] = count + len(attribute["Value"])
+
+
+def _of_attribute(path: str, tag: str, attribute: Mapping[str, Any]) -> tuple[str, ...]:
+    key = (path, id(attribute))
+    seen = _seen.get(key)
+    if seen is not None:
+        return seen[1]
+    made = _of_values(path, tag, attribute["Value"])
+    if sum(map(len, made)) <= _CACHED_LENGTH:
+        if len(_seen) >= _SEEN:
+            _seen.clear()
+        _seen[key] = attribute, made
+    return made
+
+
+def _of_pair(path: str, date: Mapping[str, Any], time: Mapping[str, Any] | None) -> tuple[str, ...]:
+    key = (path, id(date), id(time))
+    seen = _seen_pairs.get(key)
+    if seen is None:
+        names = path[-17:-9], path[-8:]
+        values = match_values({names[0]: date, names[1]: time or {}}, (path[-17:],))
+        seen = date, time, tuple(f"{path}{TEXT}{value}" for value in values)
+        if len(_seen_pairs) >= _SEEN:
+            _seen_pairs.clear()
+        _seen_pairs[key] = seen
+    return seen[2]
 
 
 def _of_values(path: str, tag: str, values: list[Any]) -> tuple[str, ...]:

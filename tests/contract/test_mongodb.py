@@ -21,6 +21,7 @@ from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from backends.mongodb import GridFSBlobStore, MongoStorage, schema
+from backends.mongodb.blobs import CHUNK_BYTES, WHOLE_BYTES
 from backends.mongodb.derived import _document as derived_document
 from backends.mongodb.query import Statement
 from dicomweb_server.dicom.attributes import vr_of
@@ -266,6 +267,28 @@ class _OldConnection(socketserver.BaseRequestHandler):
         if command in ("hello", "ismaster"):
             return {**self._HELLO, **self._LIMITS, "maxWriteBatchSize": 100_000}
         return {"buildinfo": self._BUILD, "listcollections": self._LIST}.get(command, {"ok": 1})
+
+
+def test_small_blobs_are_one_piece_and_blobs_of_before_are_read(url: str, name: str) -> None:
+    blobs = GridFSBlobStore.from_settings(settings={"url": url, "database": name})
+    blobs.open()
+    with MongoClient[dict[str, Any]](url) as client:
+        chunks, files = client[name]["fs.chunks"], client[name]["fs.files"]
+        data = os.urandom(WHOLE_BYTES)
+        whole, pieces = blobs.keep(staged=[staged(blobs, data), staged(blobs, data + b"x")])
+        assert chunks.count_documents({"files_id": whole}) == 1
+        assert chunks.count_documents({"files_id": pieces}) == 1 + WHOLE_BYTES // CHUNK_BYTES
+        assert [blobs.read(key=key, start=CHUNK_BYTES - 1, length=2) for key in (whole, pieces)] == [
+            data[CHUNK_BYTES - 1 : CHUNK_BYTES + 1]
+        ] * 2
+        old = "0" * 32
+        chunks.insert_many([{"files_id": old, "n": n, "data": data[n * CHUNK_BYTES :][:CHUNK_BYTES]} for n in range(2)])
+        files.insert_one(
+            {"_id": old, "length": 2 * CHUNK_BYTES, "chunkSize": CHUNK_BYTES, "uploadDate": datetime.now(UTC)}
+        )
+        assert blobs.read(key=old, start=CHUNK_BYTES - 1, length=2) == data[CHUNK_BYTES - 1 : CHUNK_BYTES + 1]
+        assert b"".join(blobs.stream(key=old)) == data[: 2 * CHUNK_BYTES]
+    blobs.close()
 
 
 # Plans and round trips
