@@ -10,6 +10,12 @@ from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.records import OnDuplicate
 
 
+def import_parts(settings: Settings) -> None:
+    """Import what `open_parts` needs: before a fork, so that it is done once."""
+    storage_class(settings.storage.backend)
+    blob_store_class(settings.blob_store)
+
+
 def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
     """The storage and the blob store that the settings name, opened. Called in each worker, after the fork."""
     storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)

@@ -47,6 +47,12 @@ def _find_begin_writing() -> Callable[[int], None]:
 _begin_writing = _find_begin_writing()
 
 
+def _forget(descriptor: int) -> None:
+    """Memory for what comes next, instead of new memory for each file: half of what writing costs."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     """As `disk_errors`; what the disk cannot read of a file is damaged, however well the others are."""
@@ -79,6 +85,8 @@ class StagedFile(StagedBlob):
         """Wait until all is on the disk."""
         self.file.flush()
         os.fdatasync(self.file.fileno())
+        if not self.read_soon:
+            _forget(self.file.fileno())
 
     def discard(self) -> None:
         with suppress(OSError):
@@ -184,7 +192,8 @@ class FileBlobStore(LinkingBlobStore):
             for file in files:
                 file.sync()
             return
-        running = [self._syncing.submit(file.sync) for file in files]
+        shares = [files[place::_SYNCING_THREADS] for place in range(min(len(files), _SYNCING_THREADS))]
+        running = [self._syncing.submit(_sync_each, share) for share in shares]
         wait(running)
         for future in running:
             future.result()
@@ -285,6 +294,11 @@ def _kept_before(path: str, moment: float) -> bool:
     with suppress(FileNotFoundError):
         return Path(path).lstat().st_mtime <= moment
     return False
+
+
+def _sync_each(files: Iterable[StagedFile | StagedLink]) -> None:
+    for file in files:
+        file.sync()
 
 
 def _sync_directory(path: str) -> None:

@@ -5,14 +5,13 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from dicomweb_server.commands.interrupt import Interrupt
 from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar
 from dicomweb_server.commands.workers import Workers
 from dicomweb_server.errors import BadRequest, StorageError
-from dicomweb_server.opening import check_linking, ingest_of, open_parts
+from dicomweb_server.opening import check_linking, import_parts, ingest_of, open_parts
 from dicomweb_server.services.imports import BatchOutcome, Fate, FileOutcome, Importer, Summary, batches
 from dicomweb_server.services.journal import Journal
 from dicomweb_server.services.sources import Source, Unreadable, walk
@@ -64,6 +63,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if options.link:
         check_linking(settings)
     place = options.log or _journal_of(settings, paths)
+    import_parts(settings)
     # The processes begin before anything else is open.
     with (
         Workers(options.jobs or processors(), lambda: _importer(settings, link=options.link)) as workers,
@@ -89,7 +89,7 @@ def _journal_of(settings: Settings, paths: Sequence[str]) -> Path:
 
 
 def _importer(settings: Settings, *, link: bool) -> Callable[[Sequence[Source]], BatchOutcome]:
-    return Importer(ingest_of(settings, *open_parts(settings)), link=link).run
+    return Importer(ingest_of(settings, *open_parts(settings)), link=link, read_soon=False).run
 
 
 class _Import:
@@ -124,14 +124,14 @@ class _Import:
             if isinstance(found, Unreadable):
                 outcome = FileOutcome(name=found.name, fate=Fate.REFUSED, reason=found.reason)
                 self.summary.add_file(outcome)
-                self._journal.write([asdict(outcome)])
+                self._journal.write([outcome])
             elif self._journal.is_done(found):
                 self.done_before += 1
             else:
                 yield found
 
     def _note(self, batch: BatchOutcome) -> None:
-        self._journal.write(map(asdict, batch.files), batch.done)
+        self._journal.write(batch.files, batch.done)
         self.summary.add(batch)
         self._weight += batch.size_bytes + _FILE_WEIGHT_BYTES * batch.sources
 

@@ -93,11 +93,20 @@ class Importer:
     """Stores batches, one at a time.
 
     link: leave the files where they are. folders: then only files whose real path is below one of these; None: all.
+    read_soon: as in `StagedBlob`.
     """
 
-    def __init__(self, ingest: Ingest, *, link: bool = False, folders: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        *,
+        link: bool = False,
+        folders: Sequence[str] | None = None,
+        read_soon: bool = True,
+    ) -> None:
         self._ingest = ingest
         self._link = link
+        self._read_soon = read_soon
         self._folders = None if folders is None else [os.path.realpath(folder) for folder in folders]
         self._opener = Opener()
 
@@ -106,7 +115,7 @@ class Importer:
 
         Raises StorageError when the archive cannot take more; what is stored by then is found as SAME the next time.
         """
-        request = self._ingest.begin()
+        request = self._ingest.begin(read_soon=self._read_soon)
         owners: list[tuple[int, str]] = []  # by the name that a file has in the request: its source, its name to people
         try:
             for place, source in enumerate(batch):

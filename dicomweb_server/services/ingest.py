@@ -148,16 +148,29 @@ class Ingest:
         self._limits = limits
         self._space = space
 
-    def begin(self, *, study_uid: str | None = None, expected_bytes: int = 0, at_once: int = 1) -> "IngestRequest":
+    def begin(
+        self,
+        *,
+        study_uid: str | None = None,
+        expected_bytes: int = 0,
+        at_once: int = 1,
+        read_soon: bool = True,
+    ) -> "IngestRequest":
         """A request to store several instances; with `study_uid` all must belong to that study.
 
         expected_bytes: how much will come, as far as that is known. at_once: so many become visible together, where the
-        storage can do that. Raises StorageFull where it does not fit.
+        storage can do that. read_soon: as in `StagedBlob`. Raises StorageFull where it does not fit.
         """
         if self._space is not None:
             self._space.require(expected_bytes)
         return IngestRequest(
-            self._storage, self._blobs, limits=self._limits, study_uid=study_uid, space=self._space, at_once=at_once
+            self._storage,
+            self._blobs,
+            limits=self._limits,
+            study_uid=study_uid,
+            space=self._space,
+            at_once=at_once,
+            read_soon=read_soon,
         )
 
 
@@ -173,6 +186,7 @@ class IngestRequest:
         study_uid: str | None,
         space: Space | None = None,
         at_once: int = 1,
+        read_soon: bool = True,
     ) -> None:
         self._storage = storage
         self._blobs = blobs
@@ -180,6 +194,7 @@ class IngestRequest:
         self._study_uid = study_uid
         self._space = space
         self._at_once = at_once
+        self._read_soon = read_soon
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
         self._kept: list[tuple[_Pending, InstanceRecord]] = []
@@ -271,7 +286,9 @@ class IngestRequest:
         self._pending_bytes = 0
 
     def _staging(self) -> contextlib.AbstractContextManager[StagedBlob]:
-        return self._discarding(self._blobs.stage())
+        staged = self._blobs.stage()
+        staged.read_soon = self._read_soon
+        return self._discarding(staged)
 
     @contextlib.contextmanager
     def _discarding(self, staged: StagedBlob) -> Iterator[StagedBlob]:

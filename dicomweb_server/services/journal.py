@@ -5,13 +5,14 @@ source is in the archive, or is no instance; only these count when an import goe
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import orjson
 
+from dicomweb_server.services.imports import FileOutcome
 from dicomweb_server.services.sources import Source
 
 FORMAT = 1
@@ -41,10 +42,10 @@ class Journal:
         """Whether an earlier run is done with exactly this file."""
         return bool(self._done) and _digest(_key(source)) in self._done
 
-    def write(self, lines: Iterable[Mapping[str, Any]], done: Iterable[Source] = ()) -> None:
+    def write(self, files: Iterable[FileOutcome], done: Iterable[Source] = ()) -> None:
         """Note what has become of files, and which sources are done; the lines are in the file when this returns."""
-        for line in lines:
-            self._file.write(orjson.dumps(dict(line)) + b"\n")
+        for file in files:
+            self._file.write(orjson.dumps(file) + b"\n")
         for source in done:
             self._file.write(orjson.dumps({"done": _key(source)}) + b"\n")
         self._file.flush()

@@ -336,6 +336,10 @@ class StagedBlob(ABC):
     file: BinaryIO
     """Binary, seekable, readable and writable, with a real file descriptor."""
 
+    read_soon: bool = True
+    """False, set before `BlobStore.keep`: one of very many, which nobody is about to read. A store may let the machine
+    forget its bytes, once they are durable, in favour of those that are read."""
+
     def complete(self) -> None:
         """All bytes are written to `file`: a store that can begin to make them durable ahead of `keep` does so here."""
         self.file.flush()

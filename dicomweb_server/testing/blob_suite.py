@@ -87,6 +87,13 @@ class BlobSuite:
         assert len(set(keys)) == 20
         assert blobs.keep(staged=[]) == []
 
+    def test_what_is_not_read_soon_is_read_all_the_same(self, blobs: BlobStore) -> None:
+        several = [staged(blobs, bytes([number]) * 70_000) for number in range(40)]
+        for blob in several:
+            blob.read_soon = False
+        keys = blobs.keep(staged=several)
+        assert [blobs.read(key=key, start=69_990, length=10) for key in keys] == [bytes([n]) * 10 for n in range(40)]
+
     def test_what_was_kept_cannot_be_given_up(self, blobs: BlobStore) -> None:
         blob = staged(blobs, b"abc")
         (key,) = blobs.keep(staged=[blob])
