@@ -19,8 +19,9 @@ PIECE_DIGITS = 16
 """How many hex digits of a piece stand in its key."""
 
 
-# Headers: the distinct headers of each series, with how many instances have each and which came first. They also count
-# the instances of a study and of a series.
+# Headers: the distinct headers of each series, with how many instances have each and which came first.
+# Counts: the instances of each series, and so of a study. Its keys hold nothing else, as CouchDB takes only whole keys
+# when it is asked for the totals of many at once.
 # Instances in their order. What an open removal names comes first in its series (null sorts first), so that who reads
 # on sees none of it. `_id` (of nothing) keeps `include_docs` from giving the whole intent with each of its rows.
 # History: an entry [number, kind, study, series] stays with the instance as long as it lives, then with its record of
@@ -31,6 +32,12 @@ _LIVE: Views = {
             if (doc.type === "instance") emit([doc.study, doc.series, doc.header], doc.seq);
         }""",
         "_stats",
+    ),
+    "counts": (
+        """function (doc) {
+            if (doc.type === "instance") emit([doc.study, doc.series], null);
+        }""",
+        "_count",
     ),
     "instances": (
         """function (doc) {
@@ -169,7 +176,7 @@ _PATIENTS: Views = {
     ),
     "studies": (
         """function (doc) {
-            if (doc.level === "study") emit(doc.patient, [doc.uid, doc.numbers.series]);
+            if (doc.level === "study") emit(doc.patient, [doc.uid, doc.listed]);
         }""",
         None,
     ),

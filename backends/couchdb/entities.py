@@ -46,6 +46,9 @@ NAMES = ("00100010", "00080090")
 ORDERED = ("00100010", "00100020", "00080050", "00080020", "00081030")
 """The attributes that studies can be walked in the order of, both ways."""
 
+MOST_LISTED = 50
+"""A study with more series than these does not list them."""
+
 SETS = ("modalities", "sop_classes", "transfer_syntaxes")
 
 
@@ -174,6 +177,7 @@ def study_document(study_uid: str, placed: Sequence[Placed], mark: str) -> Json:
     attributes = merge(select(item.header.attributes, Level.STUDY) for item in placed)
     sets = sets_of(placed)
     place = keys.newest(sort_key(attributes, STUDY_DATE), sort_key(attributes, STUDY_TIME))
+    series = sorted({item.header.series_uid for item in placed})
     orders: list[list[Any]] = [["uid", study_uid], ["newest", place, study_uid]]
     for tag in ORDERED:
         first = sort_key(attributes, tag)
@@ -187,7 +191,7 @@ def study_document(study_uid: str, placed: Sequence[Placed], mark: str) -> Json:
         "mark": mark,
         "attributes": _text(attributes),
         "sets": sets,
-        "numbers": {"series": len({item.header.series_uid for item in placed})},
+        "listed": series if len(series) <= MOST_LISTED else [],
         "patient": keys.encode(patient_key(attributes, study_uid)),
         "brings": _brings(placed, sets),
         "terms": terms_of(Level.STUDY, attributes, {MODALITIES: sets["modalities"], SOP_CLASSES: sets["sop_classes"]}),

@@ -109,7 +109,7 @@ class Removal:
         emptied = []
         for study in {item["study"] for item in items}:
             series = {item["series"] for item in items if item["study"] == study}
-            rows = self._records.view("live/headers", startkey=[study], endkey=[study, keys.END], group_level=2)
+            rows = self._records.view("live/counts", startkey=[study], endkey=[study, keys.END], group_level=2)
             if {row["key"][1] for row in rows} <= series:
                 emptied.append(entities.study_id(study))
         return list(self._archive.get_many(emptied).values())

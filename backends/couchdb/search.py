@@ -21,6 +21,7 @@ from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Hit, Page, Scope
 
 DOCUMENTS_AT_ONCE = 500
+KEYS_AT_ONCE = 5000
 STUDIES_OF_PATIENT, SERIES_OF_PATIENT, INSTANCES_OF_PATIENT = "00201200", "00201202", "00201204"
 SERIES_OF_STUDY, INSTANCES_OF_STUDY, INSTANCES_OF_SERIES = "00201206", "00201208", "00201209"
 _OF_STUDY = frozenset((MODALITIES, SOP_CLASSES, SERIES_OF_STUDY, INSTANCES_OF_STUDY))
@@ -74,8 +75,8 @@ class Search:
 
     def _count_all(self, level: Level) -> int:
         if level is Level.INSTANCE:
-            rows = self._records.view("live/headers", reduce=True)
-            return int(rows[0]["value"]["count"]) if rows and rows[0]["value"] else 0
+            rows = self._records.view("live/counts", reduce=True)
+            return int(rows[0]["value"]) if rows else 0
         start = [level.value, "uid"]
         rows = self._archive.view("search/orders", startkey=start, endkey=[*start, keys.END], reduce=True)
         return int(rows[0]["value"]) if rows else 0
@@ -278,7 +279,7 @@ class Search:
         if query.level is not Level.PATIENT and asked & _OF_STUDY:
             self._add_of_study(query.level, found, computed, counted=bool(asked - {MODALITIES, SOP_CLASSES}))
         if query.level.depth >= Level.SERIES.depth and INSTANCES_OF_SERIES in asked:
-            for place, number in enumerate(self._counts([[each["study"], _series_of(each)] for each in found])):
+            for place, number in enumerate(self._counts([(each["study"], _series_of(each)) for each in found])):
                 computed[place][INSTANCES_OF_SERIES] = _integer(number)
         return list(computed)
 
@@ -350,43 +351,58 @@ class Search:
         if level is Level.INSTANCE:
             return [{**_NO_NUMBERS, "instances": 1} for _ in found]
         if level is Level.SERIES:
-            counts = self._counts([[each["study"], each["uid"]] for each in found])
+            counts = self._counts([(each["study"], each["uid"]) for each in found])
             return [{**_NO_NUMBERS, "instances": count} for count in counts]
         if level is Level.PATIENT:
             return self._numbers_of_patients([each["uid"] for each in found])
-        # Both totals of a study come from one range of one view, so that they always fit each other.
-        return [
-            {"studies": 1, "series": len(rows), "instances": sum(int(row["value"]["count"]) for row in rows)}
-            for rows in self._headers([[each["uid"]] for each in found], group_level=2)
-        ]
+        totals = self._totals({each["uid"]: each.get("listed", ()) for each in found})
+        return [totals[each["uid"]] for each in found]
 
     def _numbers_of_patients(self, patients: Sequence[str]) -> list[dict[str, int]]:
         numbers = {patient: dict(_NO_NUMBERS) for patient in patients}
         rows = self._archive.view("patients/studies", keys=list(numbers))
-        counts = self._counts([[row["value"][0]] for row in rows])
-        for row, count in zip(rows, counts, strict=True):
-            if count:
-                number = numbers[row["key"]]
-                number["studies"] += 1
-                number["series"] += row["value"][1]
-                number["instances"] += count
+        totals = self._totals({row["value"][0]: row["value"][1] or () for row in rows})
+        for row in rows:
+            total, number = totals[row["value"][0]], numbers[row["key"]]
+            if total["instances"]:
+                for name, value in total.items():
+                    number[name] += value
         return [numbers[patient] for patient in patients]
 
-    def _counts(self, places: Sequence[Sequence[str]]) -> list[int]:
-        """How many instances are in these studies or series."""
-        if not places:
-            return []
-        wanted = list(dict.fromkeys(map(tuple, places)))
-        found = zip(wanted, self._headers(wanted, group_level=len(wanted[0])), strict=True)
-        counts = {place: int(rows[0]["value"]["count"]) if rows else 0 for place, rows in found}
-        return [counts[tuple(place)] for place in places]
+    def _totals(self, studies: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+        """The totals of studies, given with the series that each lists, if they are not too many. All of one study come
+        from one read of one view, so that they fit each other."""
+        found: dict[str, list[int]] = {study: [] for study in studies}
+        for some in _together([[(study, uid) for uid in listed] for study, listed in studies.items()]):
+            for row in self._records.view("live/counts", keys=some, group=True):
+                found[row["key"][0]].append(int(row["value"]))
+        others = [study for study, listed in studies.items() if not listed]
+        ranges = [{"startkey": [study], "endkey": [study, keys.END], "group_level": 2} for study in others]
+        for study, rows in zip(others, self._records.ranges("live/counts", ranges) if ranges else (), strict=True):
+            found[study] = [int(row["value"]) for row in rows]
+        return {
+            study: {"studies": 1, "series": len(counts), "instances": sum(counts)} for study, counts in found.items()
+        }
 
-    def _headers(self, places: Sequence[Sequence[str]], *, group_level: int) -> list[list[Json]]:
-        """How many instances of studies or series have which header, summed up to a level."""
-        ranges = [
-            {"startkey": list(place), "endkey": [*place, keys.END], "group_level": group_level} for place in places
-        ]
-        return self._records.ranges("live/headers", ranges)
+    def _counts(self, places: Sequence[tuple[str, str]]) -> list[int]:
+        """How many instances are in these series of these studies."""
+        counts: dict[tuple[str, ...], int] = {}
+        for some in _together([[place] for place in dict.fromkeys(places)]):
+            rows = self._records.view("live/counts", keys=some, group=True)
+            counts |= {tuple(row["key"]): int(row["value"]) for row in rows}
+        return [counts.get(place, 0) for place in places]
+
+
+def _together(groups: Iterable[Sequence[tuple[str, str]]]) -> Iterator[list[tuple[str, str]]]:
+    """Keys as many as one request should have, or a little more: those of a group stay together."""
+    some: list[tuple[str, str]] = []
+    for group in groups:
+        some += group
+        if len(some) >= KEYS_AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def is_narrowed(query: Query) -> bool:

@@ -3,11 +3,13 @@
 Of the terms of a query one leads: it is answered by ranges of an index. The documents that the rows name are then
 compared with all terms by `dicom.matching`, page by page, until enough are found; so a source may give too much, but
 never too little. A pattern that begins with a wildcard has no range: the values of that one attribute are looked
-through, in rows that hold little else.
+through, in rows that hold little else. So it is with text that very many have: of these the first are found soon.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from backends.couchdb import entities, keys
@@ -34,8 +36,14 @@ from dicomweb_server.storage.query import Order, Query
 
 NEWEST = (Order(STUDY_DATE, "DA", True), Order(STUDY_TIME, "TM", True))
 FIRST_SCAN, SCAN_PAGE = 500, 20_000
-MOST_PIECES = 2000
-MOST_DOCUMENTS = 1000
+SCANNED_FOR_ONE = 12
+"""So many rows for each that is wanted are looked through first."""
+
+FEW_ROWS, MOST_ROWS = 200, 2000
+"""So many rows of a range are read before it is tried otherwise."""
+
+MOST_RANGES = 8
+MOST_WALKED = 1000
 _STRONG = frozenset(("00100020", "00080050", "0020000D", "0020000E", "00200010", "00100010"))
 _COMBINED = f"{STUDY_DATE}+{STUDY_TIME}"
 
@@ -59,6 +67,15 @@ class Source:
     ordered: bool = False
     placed: bool = False
     exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Ranges of a view that hold what a term matches, and what their rows mean."""
+
+    view: str
+    ranges: Sequence[Json]
+    read: Callable[[Sequence[list[Json]]], list[Candidate]]
 
 
 def of_ids(ids: Sequence[str]) -> Source:
@@ -96,102 +113,101 @@ class Sources:
         days = _days(term) if level is Level.STUDY and query.order == NEWEST else None
         if days is not None:
             return Source(pages=lambda size: self._by_day(*days, size), ordered=True)
+        in_order = query.order == default_order(level)
         ranges = term_ranges(level, term)
         if ranges is not None:
-            if len(ranges) == 1 and _equal(term) is not None and query.order == default_order(level):
+            if len(ranges) == 1 and _equal(term) is not None and in_order:
                 return Source(
-                    pages=lambda size: self._documents("search/terms", size, 3, **ranges[0]),
+                    pages=lambda size: self._rows("search/terms", size, 3, docs=tag in _STRONG, **ranges[0]),
                     ordered=True,
                     placed=True,
                     exact=lone,
                 )
-            return Source(pages=lambda _: iter([self.collect(ranges)]), placed=True, exact=lone and _is_exact(term))
-        in_order = query.order == default_order(level)
-        exact = lone and not any(isinstance(pattern, Range) for pattern in term.any_of)
+            exact = lone and _is_exact(term)
+            if in_order and _can_be_scanned(level, term) and len(ranges) <= MOST_RANGES:
+                index = _Index("search/terms", ranges, _of_terms)
+                return Source(pages=partial(self._first, level, term, index), ordered=True, placed=True, exact=exact)
+            return Source(pages=lambda _: iter([self.collect(ranges)]), placed=True, exact=exact)
         pieces = _pieces(term) if level is Level.STUDY else None
         if pieces is not None:
-            whole = all(_is_piece(pattern) for pattern in term.any_of)
-            return Source(
-                pages=lambda _: self._by_pieces(level, term, pieces),
-                ordered=in_order,
-                placed=True,
-                exact=lone and whole,
-            )
-        size = FIRST_SCAN if in_order else SCAN_PAGE
-        return Source(pages=lambda _: self._scan(level, term, size), ordered=in_order, placed=True, exact=exact)
+            wanted = [_piece_range(tag, text) for piece in pieces for text in (piece, piece[1:])]
+            index = _Index("search/pieces", wanted, partial(_of_pieces, pieces))
+            exact = lone and all(_is_piece(pattern) for pattern in term.any_of)
+            return Source(pages=partial(self._first, level, term, index), ordered=in_order, placed=True, exact=exact)
+        exact = lone and not any(isinstance(pattern, Range) for pattern in term.any_of)
+        return Source(pages=partial(self._scan, level, term), ordered=in_order, placed=True, exact=exact)
 
     def collect(self, ranges: Sequence[Json]) -> list[Candidate]:
         """All rows of some ranges of terms, each document once."""
-        found: dict[str, Candidate] = {}
-        for rows in self._archive.ranges("search/terms", ranges) if ranges else ():
-            for row in rows:
-                found[row["id"]] = Candidate(row["id"], row["key"][3], row["key"][4])
-        return list(found.values())
+        return _of_terms(self._archive.ranges("search/terms", ranges) if ranges else [])
 
-    def _by_pieces(self, level: Level, term: Term, pieces: Sequence[str]) -> Iterator[list[Candidate]]:
-        """What has one of some pieces. A piece that very many have is not collected: then their values are looked
-        through in order, and the first of them are found soon."""
-        tag = term.path[0]
-        wanted = [_piece_range(tag, text) for piece in pieces for text in (piece, piece[1:])]
-        found = self._archive.ranges("search/pieces", wanted)
-        if any(len(rows) > MOST_PIECES for rows in found):
-            yield from self._scan(level, term, FIRST_SCAN)
-            return
-        there: dict[str, Candidate] = {}
-        for place, rows in enumerate(found):
-            # Of a piece without the first character of the text that stands before.
-            before = str(keys.encode(pieces[place // 2][0])) if place % 2 else None
-            there |= {
-                row["id"]: Candidate(row["id"], row["key"][2], row["key"][3])
-                for row in rows
-                if before is None or row["value"] == before
-            }
-        yield sorted(there.values(), key=_standing)
+    def _first(self, level: Level, term: Term, index: "_Index", enough: int) -> Iterator[list[Candidate]]:
+        """What ranges of an index hold, if that is little. If not, their rows, which come in another order, are not
+        collected: the values are looked through in order, and the first that match are found soon, as many do. Where
+        few do after all, the ranges are tried again, further."""
+        scanned = self._scan(level, term, enough)
+        given: set[str] = set()
+        for most in (FEW_ROWS, MOST_ROWS):
+            rows = self._archive.ranges(index.view, [{**each, "limit": most + 1} for each in index.ranges])
+            if all(len(some) <= most for some in rows):
+                yield sorted((each for each in index.read(rows) if each.document_id not in given), key=_standing)
+                return
+            if most == FEW_ROWS:
+                page = next(scanned, [])
+                yield page
+                given = {each.document_id for each in page}
+                if len(page) * 2 > enough:
+                    break
+        yield from scanned
 
-    def _scan(self, level: Level, term: Term, size: int) -> Iterator[list[Candidate]]:
-        """What matches of all values, the first so many and then more in each page."""
+    def _scan(self, level: Level, term: Term, enough: int) -> Iterator[list[Candidate]]:
+        """What matches of all values, in pages as long as is needed if what matches lies as close as up to there."""
         fits = _test(term.any_of)
         tag = term.path[0]
         start = [level.value, "newest" if level is Level.STUDY else "uid"]
         options: Json = {"startkey": start, "endkey": [*start, keys.END], "reduce": False}
+        size = min(max(enough * SCANNED_FOR_ONE, FIRST_SCAN), SCAN_PAGE)
+        found = seen = 0
         while True:
             rows = self._archive.view("search/orders", limit=size + 1, **options)
-            yield [
+            page = [
                 Candidate(row["id"], *_placed(row["key"], 2))
                 for row in rows[:size]
                 if (values := row["value"].get(tag)) and fits([keys.decode(value) for value in values])
             ]
+            yield page
             if len(rows) <= size:
                 return
             options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
-            size = min(size * 8, SCAN_PAGE)
+            found, seen = found + len(page), seen + size
+            size = min(max(math.ceil(1.2 * (enough - found) * seen / max(found, 1)), FIRST_SCAN), SCAN_PAGE)
 
-    def _documents(self, view: str, size: int, place: int, **options: Any) -> Iterator[list[Candidate]]:
-        """Rows with their documents, a little more in each page than in the one before."""
-        size = min(max(size, 1), MOST_DOCUMENTS)
+    def _rows(
+        self, view: str, size: int, place: int, *, docs: bool = False, **options: Any
+    ) -> Iterator[list[Candidate]]:
+        """Rows, a little more in each page than in the one before. With their documents only where few are expected:
+        CouchDB gives many at less cost when it is asked for them by name."""
+        size = min(max(size, 1), MOST_WALKED)
         while True:
-            rows = self._archive.view(view, limit=size + 1, include_docs=True, **options)
-            yield [
-                Candidate(row["id"], *_placed(row["key"], place), row["doc"]) for row in rows[:size] if row.get("doc")
-            ]
+            rows = self._archive.view(view, limit=size + 1, include_docs=docs, **options)
+            yield [Candidate(row["id"], *_placed(row["key"], place), row.get("doc")) for row in rows[:size]]
             if len(rows) <= size:
                 return
             options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"], "skip": 0}
-            size = min(size * 2, MOST_DOCUMENTS)
+            size = min(size * 2, MOST_WALKED)
 
     def _by_day(self, first: str | None, last: str | None, size: int) -> Iterator[list[Candidate]]:
         """Studies of some days, newest first, and with them those that have several dates."""
-        size = min(max(size, 1), MOST_DOCUMENTS)
+        size = min(max(size, 1), MOST_WALKED)
         start = ["study", "newest", keys.newest_day(last) if last else ""]
         end = ["study", "newest", keys.newest_day(first) + keys.NONE * 13 if first else keys.END]
-        options: Json = {"reduce": False, "include_docs": True}
-        several = {"startkey": ["study", "several"], "endkey": ["study", "several", keys.END], **options}
-        days = {"startkey": start, "endkey": end, "limit": size + 1, **options}
-        others, rows = self._archive.ranges("search/orders", [several, days])
+        several: Json = {"startkey": ["study", "several"], "endkey": ["study", "several", keys.END], "reduce": False}
+        days: Json = {"startkey": start, "endkey": end, "limit": size + 1, "reduce": False}
+        others, rows = self._archive.ranges("search/orders", [{**several, "include_docs": True}, days])
         aside = sorted((_of_document(row["doc"]) for row in others if row.get("doc")), key=_standing)
         names = {candidate.document_id for candidate in aside}
         while True:
-            page = [_of_document(row["doc"]) for row in rows[:size] if row.get("doc") and row["id"] not in names]
+            page = [Candidate(row["id"], *_placed(row["key"], 2)) for row in rows[:size] if row["id"] not in names]
             more = len(rows) > size
             due = [one for one in aside if not more or (page and _standing(one) <= _standing(page[-1]))]
             aside = aside[len(due) :]
@@ -205,13 +221,7 @@ class Sources:
         """All entities of a level in one of its orders."""
         start = [level.value, name, *prefix]
         options: Json = {"reduce": False, "startkey": start, "endkey": [*start, keys.END]}
-        if skip:  # with documents, CouchDB would also read those of the rows that it skips
-            rows = self._archive.view("search/orders", limit=size, skip=skip, **options)
-            yield [Candidate(row["id"], *_placed(row["key"], 2)) for row in rows]
-            if len(rows) < size:
-                return
-            options |= {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"], "skip": 1}
-        yield from self._documents("search/orders", size, 2, **options)
+        yield from self._rows("search/orders", size, 2, skip=skip, **options)
 
     def _walk(self, query: Query) -> Source:
         level = query.level
@@ -235,6 +245,32 @@ def _order_name(level: Level, order: tuple[Order, ...]) -> str | None:
         if len(order) == 1 and order[0].tag in entities.ORDERED:
             return f"{'-' if order[0].descending else '+'}{order[0].tag}"
     return None
+
+
+def _of_terms(found: Sequence[list[Json]]) -> list[Candidate]:
+    """What ranges of terms name, each once."""
+    return list(
+        {row["id"]: Candidate(row["id"], row["key"][3], row["key"][4]) for rows in found for row in rows}.values()
+    )
+
+
+def _of_pieces(pieces: Sequence[str], found: Sequence[list[Json]]) -> list[Candidate]:
+    """What has one of some pieces, from the rows of each: those of the whole piece, and those of what stands behind its
+    first character, where that is the one before."""
+    there: dict[str, Candidate] = {}
+    for place, rows in enumerate(found):
+        before = str(keys.encode(pieces[place // 2][0])) if place % 2 else None
+        there |= {
+            row["id"]: Candidate(row["id"], row["key"][2], row["key"][3])
+            for row in rows
+            if before is None or row["value"] == before
+        }
+    return list(there.values())
+
+
+def _can_be_scanned(level: Level, term: Term) -> bool:
+    """Whether its values stand in the rows of the default order, and can be compared there."""
+    return term.path[0] in SCANS.get(level, ()) and not any(isinstance(pattern, Range) for pattern in term.any_of)
 
 
 def _placed(key: Sequence[Any], place: int) -> tuple[Any, Any]:
@@ -378,7 +414,7 @@ def _is_piece(pattern: Pattern) -> bool:
 
 def _piece_range(tag: str, text: str) -> Json:
     start = str(keys.encode(text))[:PIECE_DIGITS]
-    return {"startkey": [tag, start], "endkey": [tag, f"{start}{keys.AFTER_HEX}"], "limit": MOST_PIECES + 1}
+    return {"startkey": [tag, start], "endkey": [tag, f"{start}{keys.AFTER_HEX}"]}
 
 
 def _test(patterns: Sequence[Pattern]) -> Callable[[list[keys.Key]], bool]:
