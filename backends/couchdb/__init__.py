@@ -45,9 +45,9 @@ What a reader sees, and why it is right
     then the instance. `_conflicts`, which cut-off nodes of a cluster leave behind, are settled by one rule (`repair`):
     the revision that CouchDB shows everywhere stays, the others become older versions.
 
-    A write that a cluster took on too few nodes (202) is no acknowledgement, but StorageUnavailable. A view on a
-    cluster with several copies is read from one of them, which may lack a write of the last moments; use n=1, or
-    read through one node, where totals must be exact to the instant.
+    A write that a cluster took on too few nodes is no acknowledgement: it is taken back, or made safe (`quorum`). What
+    is told to be there already is made safe too. A view on a cluster with several copies is read from one of them, and
+    may lack a write of the last moments; use n=1, or read through one node, where totals must be exact to the instant.
 
 Searching
     Values are kept in keys as hex digits (`keys`), because CouchDB compares text as a language does. Views, not Mango:

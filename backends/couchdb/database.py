@@ -12,8 +12,8 @@ from typing import Any
 import couchdb  # type: ignore[import-untyped]
 import couchdb.http  # type: ignore[import-untyped]
 
-from backends.couchdb import designs
-from backends.couchdb.session import Session, TooSlow, driver_errors
+from backends.couchdb import designs, quorum
+from backends.couchdb.session import QuorumMissed, Session, TooSlow, driver_errors
 from backends.couchdb.settings import CouchSettings
 from dicomweb_server.errors import ConfigError, StorageCorrupt, StorageError, StorageUnavailable
 from dicomweb_server.storage.records import StorageState
@@ -42,6 +42,7 @@ class Database:
         self._server = server
         self._database = couchdb.Database(f"{server.url}/{name}", name, session=server.session)
         self.resource = self._database.resource
+        self._copies = 1
         self._in_steps: list[str] = []
         self._written = 0
 
@@ -63,23 +64,27 @@ class Database:
         for start in range(0, len(ids), IDS_AT_ONCE):
             some = ids[start : start + IDS_AT_ONCE]
             if self._server.takes_queries:
-                found.update(self._bulk_get(some))
+                for document_id, leaves in self._bulk_get(some).items():
+                    # Of several that conflict the one that CouchDB shows.
+                    if there := [leaf for leaf in leaves if "_deleted" not in leaf]:
+                        found[document_id] = max(there, key=quorum.standing)
             else:
                 rows = self.view("_all_docs", keys=list(some), include_docs=True)
                 found.update((row["id"], row["doc"]) for row in rows if row.get("doc"))
         return found
 
-    def _bulk_get(self, ids: Sequence[str]) -> Iterator[tuple[str, Json]]:
-        """Half the work for CouchDB that `_all_docs` is. It gives all conflicting revisions, of which one is chosen as
-        it does itself."""
+    def _bulk_get(self, ids: Sequence[str], **options: Any) -> dict[str, list[Json]]:
+        """All revisions of documents that have no successor. It is half the work for CouchDB that `_all_docs` is."""
         with driver_errors():
-            _, _, answer = self.resource.post_json("_bulk_get", body={"docs": [{"id": each} for each in ids]})
+            _, _, answer = self.resource.post_json(
+                "_bulk_get", body={"docs": [{"id": each} for each in ids]}, **options
+            )
+        found: dict[str, list[Json]] = {}
         for result in answer["results"]:
             if any(each.get("error", {}).get("error", "not_found") != "not_found" for each in result["docs"]):
                 raise StorageUnavailable("CouchDB did not give a document.")
-            there = [each["ok"] for each in result["docs"] if "ok" in each and "_deleted" not in each["ok"]]
-            if there:
-                yield result["id"], max(there, key=_standing)
+            found[result["id"]] = [each["ok"] for each in result["docs"] if "ok" in each]
+        return found
 
     def with_prefix(self, prefix: str, **options: Any) -> list[Json]:
         """The documents whose id begins so, by id."""
@@ -155,18 +160,56 @@ class Database:
         """Write by `_bulk_docs`, each for itself, and set `_rev`; the new revisions in order, None for a conflict."""
         revisions: list[str | None] = []
         for some in _batches(documents):
-            with driver_errors():
-                for document, (done, _, outcome) in zip(some, self._database.update(some), strict=True):
-                    if not done and not isinstance(outcome, couchdb.http.ResourceConflict):
-                        raise StorageUnavailable("CouchDB did not take a document.")
-                    if done:
-                        document["_rev"] = outcome
-                    revisions.append(outcome if done else None)
+            rows = self.post(some)
+            if any(row.get("error", "conflict") != "conflict" for row in rows):
+                raise StorageUnavailable("CouchDB did not take a document.")
+            safe = quorum.settled(self, some, rows) if self._copies > 1 else [row.get("rev") for row in rows]
+            for document, revision in zip(some, safe, strict=True):
+                if revision is not None:
+                    document["_rev"] = revision
+            revisions += safe
         self._written += len(revisions)
         if self._written >= STEP_DOCUMENTS:
             self._written = 0
             self._catch_up()
         return revisions
+
+    def post(self, documents: Sequence[Json], *, new_edits: bool = True) -> list[Json]:
+        """What `_bulk_docs` says of each document."""
+        options = {} if new_edits else {"new_edits": False}
+        with driver_errors():
+            try:
+                _, _, rows = self.resource.post_json("_bulk_docs", body={"docs": documents, **options})
+            except QuorumMissed as exc:
+                if self._copies < 2 or not new_edits:
+                    raise
+                rows = exc.answer
+        return list(rows)
+
+    def leaves(self, ids: Sequence[str]) -> dict[str, list[Json]]:
+        """All revisions that any copy has and that have no successor, deletions too, with their histories."""
+        found: dict[str, list[Json]] = {}
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            found |= self._bulk_get(ids[start : start + IDS_AT_ONCE], revs=True, r=self._copies)
+        return found
+
+    def assured(self, found: Mapping[str, Json]) -> dict[str, Json]:
+        """Those of some documents that were read, by id, that are safe on most copies, which a single one may have been
+        asked for. Where there is only one copy: all of them."""
+        if self._copies < 2 or not found:
+            return dict(found)
+        leaves = [
+            leaf
+            for document_id, there in self.leaves(list(found)).items()
+            for leaf in there
+            if leaf["_rev"] == found[document_id]["_rev"]
+        ]
+        revisions = quorum.assured(self, leaves)
+        return {
+            leaf["_id"]: {**found[leaf["_id"]], "_rev": revision}
+            for leaf, revision in zip(leaves, revisions, strict=True)
+            if revision is not None
+        }
 
     def _catch_up(self) -> None:
         """Let CouchDB begin to bring those views up to date that it does not by itself; nobody waits for that."""
@@ -210,6 +253,9 @@ class Database:
         """Create the database and its design documents; whoever else does the same at the same time does no harm."""
         with driver_errors(), contextlib.suppress(couchdb.http.PreconditionFailed):
             self._server.couch.resource.put_json(self.name)
+        with driver_errors():
+            _, _, info = self.resource.get_json()
+        self._copies = int(info.get("cluster", {}).get("n", 1))
         wanted = designs.design_documents(design)
         self._in_steps = [f"{name}/{next(iter(views))}" for name, views in design.items() if name in designs.IN_STEPS]
         known = self.get_many([document["_id"] for document in wanted])
@@ -298,12 +344,6 @@ def opening() -> Iterator[None]:
         raise
     except StorageError as exc:
         raise ConfigError(exc.message) from exc
-
-
-def _standing(document: Json) -> tuple[int, str]:
-    """Of several revisions of a document, CouchDB shows the one for which this is the largest."""
-    generation, _, digest = document["_rev"].partition("-")
-    return int(generation), digest
 
 
 def _as_it_is(row: Json) -> Json:

@@ -86,6 +86,14 @@ class TooSlow(StorageUnavailable):
     """No answer in time."""
 
 
+class QuorumMissed(StorageUnavailable):
+    """Too few nodes of a cluster took a write. `answer` is what CouchDB says of it."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__("CouchDB could not write to enough of its nodes.")
+        self.answer = answer
+
+
 class Session:
     """What `couchdb.Server(url, session=...)` sends its requests through. `requests` counts the round trips."""
 
@@ -126,7 +134,7 @@ class Session:
         if answer.status >= 300:
             self._refuse(answer)
         if answer.status == _QUORUM_MISSED and method != "GET":
-            raise StorageUnavailable("CouchDB could not write to enough of its nodes.")
+            raise QuorumMissed(orjson.loads(answer.data))
         return answer.status, answer.headers, io.BytesIO(answer.data)
 
     def _send(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:

@@ -107,8 +107,11 @@ class Storing:
         revisions = self._records.write([item.document for item in new])
         refused = [item for item, revision in zip(new, revisions, strict=True) if revision is None]
         refused += [item for item in tried if item.record.replaces is not None]
-        known = self._records.get_many([item.document["_id"] for item in refused])
+        found = self._records.get_many([item.document["_id"] for item in refused])
+        known = self._records.assured(found)
         for item in tried:
+            if item.document["_id"] in found.keys() - known.keys():
+                continue  # it may not stay
             current = known.get(item.document["_id"])
             if "_rev" in item.document:
                 item.stored = Stored.CREATED

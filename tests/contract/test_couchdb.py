@@ -332,9 +332,9 @@ class TestSession:
         assert wire.bodies[1] == data
 
     def test_a_missed_quorum_is_no_acknowledgement(self) -> None:
-        wire = Wire(answer("202 Accepted", b"{}"))
+        wire = Wire(answer("202 Accepted", b'[{"ok":true,"id":"a","rev":"1-0","accepted":true}]'))
         with pytest.raises(StorageUnavailable):
-            session_to(wire).request("POST", f"{wire.url}/d/_bulk_docs", body={"docs": []})
+            Server(CouchSettings.parse({"url": wire.url})).database().put({"_id": "a"})
         wire.close()
 
     @pytest.mark.parametrize(

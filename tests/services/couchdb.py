@@ -38,9 +38,10 @@ class OwnServer(OwnProcess):
 
     stop_seconds = 10
 
-    def __init__(self, folder: Path, *, in_memory: bool = False) -> None:
+    def __init__(self, folder: Path, *, in_memory: bool = False, cluster: "Cluster | None" = None) -> None:
         self._folder = folder
         self._in_memory = in_memory
+        self._cluster = cluster
         self.port = _free_port()
         login = f"{USER}:{PASSWORD}@" if installed() else ""
         self.url = f"http://{login}127.0.0.1:{self.port}"
@@ -62,7 +63,8 @@ class OwnServer(OwnProcess):
                 command, cwd=self._folder, env={**os.environ, **environment}, stdout=output, stderr=output
             )
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(f"{self.url}/{'_users' if home else ''}"):
+        ready = "_up" if self._cluster else "_users" if home else ""
+        while not _answers(f"{self.url}/{ready}"):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.stop()
                 raise RuntimeError(f"it did not start: {(self._folder / 'output.txt').read_text()[-2000:]}")
@@ -77,21 +79,56 @@ class OwnServer(OwnProcess):
     def _couchdb(self, home: Path) -> tuple[list[str], dict[str, str]]:
         """With all that it writes in the folder, and without Erlang's port mapper, which would stay behind."""
         ini, arguments = self._folder / "local.ini", self._folder / "vm.args"
+        alone = self._cluster or Cluster(copies=1)
         ini.write_text(
-            f"[couchdb]\nsingle_node = true\nuuid = {uuid.uuid4().hex}\n"
+            f"[couchdb]\nsingle_node = {str(self._cluster is None).lower()}\nuuid = {alone.secret}\n"
             f"database_dir = {self._folder}/data\nview_index_dir = {self._folder}/data\n"
-            f"[dreyfus]\nname = none\n[cluster]\nq = 2\nn = 1\n[chttpd]\nport = {self.port}\nbind_address = 127.0.0.1\n"
-            f"[chttpd_auth]\nsecret = {uuid.uuid4().hex}\n"
+            f"[dreyfus]\nname = none\n[cluster]\nq = 2\nn = {alone.copies}\n"
+            f"[chttpd]\nport = {self.port}\nbind_address = 127.0.0.1\n"
+            f"[chttpd_auth]\nsecret = {alone.secret}\n"
             f"[log]\nwriter = file\nfile = {self._folder}/log.txt\nlevel = warning\n"
             f"[admins]\n{USER} = {PASSWORD}\n"
         )
+        name, address = alone.name_of(self)
         arguments.write_text(
-            f"-name test-{self.port}@127.0.0.1\n-setcookie {uuid.uuid4().hex}\n-start_epmd false\n"
-            f"-erl_epmd_port {_free_port()}\n-kernel inet_dist_use_interface {{127,0,0,1}}\n"
+            f"-name {name}@{address}\n-setcookie {alone.secret}\n-start_epmd false\n-erl_epmd_port {alone.port}\n"
+            f"-kernel inet_dist_use_interface {{{address.replace('.', ',')}}}\n"
             "-kernel error_logger silent\n-sasl sasl_error_logger false\n-noinput\n"
         )
         files = f"{home / 'etc' / 'default.ini'} {ini}"
         return [str(home / "bin" / "couchdb")], {"COUCHDB_INI_FILES": files, "COUCHDB_ARGS_FILE": str(arguments)}
+
+
+class Cluster:
+    """Nodes that keep so many copies of each document. They talk to each other on one port of several addresses of this
+    machine, as without a port mapper they must all have the same."""
+
+    def __init__(self, *, copies: int) -> None:
+        self.copies = copies
+        self.secret = uuid.uuid4().hex
+        self.port = _free_port()
+        self.nodes: list[OwnServer] = []
+
+    def name_of(self, node: OwnServer) -> tuple[str, str]:
+        """The name and the address of a node."""
+        number = self.nodes.index(node) + 1 if node in self.nodes else 1
+        return f"test-{self.port}", f"127.0.0.{number}"
+
+    def start(self, folder: Path) -> None:
+        """Start the nodes and join them; as `OwnServer.start`."""
+        for number in range(self.copies):
+            self.nodes.append(OwnServer(folder / f"node{number + 1}", cluster=self))
+            self.nodes[-1].start()
+        first = self.nodes[0].url
+        for node in self.nodes[1:]:
+            _put(f"{first}/_node/_local/_nodes/{'@'.join(self.name_of(node))}", b"{}")
+        for name in ("_users", "_replicator"):
+            _put(f"{first}/{name}")
+
+    def stop(self) -> None:
+        """Stop the nodes."""
+        for node in self.nodes:
+            node.stop()
 
 
 @contextlib.contextmanager
@@ -129,6 +166,12 @@ def installed() -> Path | None:
     """The folder of an Apache CouchDB on this machine, which tests may start and kill."""
     home = Path(os.environ.get("COUCHDB_HOME", "/opt/couchdb"))
     return home if (home / "bin" / "couchdb").is_file() else None
+
+
+def _put(url: str, body: bytes | None = None) -> None:
+    request = _request(url, "PUT")
+    request.add_header("Content-Type", "application/json")
+    urllib.request.urlopen(request, body, timeout=30).close()  # noqa: S310 - the address of our own test server
 
 
 def _request(url: str, method: str) -> urllib.request.Request:
