@@ -20,6 +20,18 @@ What an entity shows (`Hit.attributes`)
     patient); an attribute that is present but empty in all is shown empty. Replacing an instance keeps its place in
     the order. A study belongs to the patient named by its merged attributes (`attributes.patient_key`), a study
     without Patient ID to a patient of its own. Deleting and replacing compute all this again.
+
+Where to begin
+    The suites lead from one to the next: `StoringSuite` (with `search` of no terms), `DerivedSuite`, `SearchSuite`,
+    `DocumentSuite`; they make up `StorageSuite`. Then `BinSuite` and `MovingSuite`, and `BlobSuite` for files. A class
+    that lacks a method cannot be made: let those that are still to come raise NotImplementedError.
+
+    The meaning of all that is derived is there in plain Python, for use or to compare with: `dicom.attributes` has
+    `select`, `merge`, `conflicts` and `patient_key`; `dicom.matching` has `match_values` (what to keep for a search),
+    `sort_key` (what to order by), and `matches` and `holds` (what a term and a condition mean), with which a first
+    version can filter. `Oracle` in `testing/search_cases.py` is a whole search made of them. `storage.packing` opens
+    the metadata of a record; `backends/dumping.py` cuts `dump` into parts with cursors. `backends/sqlite` is the
+    shortest of ours to read beside this.
 """
 
 from abc import ABC, abstractmethod
