@@ -86,12 +86,22 @@ def values_alone(decoded: Decoded) -> Decoded:
     """The values at the low end of their cells, without what else lies in the bits that Bits Stored leaves free."""
     array, description = decoded
     free = description.bits_allocated - description.bits_stored
-    if free <= 0 or description.floating:
+    if free <= 0 or description.floating or _is_alone(array, description):
         return decoded
     above = description.bits_allocated - 1 - description.high_bit
     codes: NDArray[Any] = array.view(f"{'i' if description.signed else 'u'}{array.dtype.itemsize}")
     moved = np.right_shift(np.left_shift(codes, above), free)
     return Decoded(moved, replace(description, high_bit=description.bits_stored - 1))
+
+
+def _is_alone(array: NDArray[Any], description: PixelDescription) -> bool:
+    """Whether nothing but values lies in the cells, at their low end: they are all in the range of Bits Stored."""
+    if description.high_bit != description.bits_stored - 1 or not array.size:
+        return False
+    top = 1 << description.bits_stored
+    if description.signed:
+        return bool(array.max() < top >> 1 and array.min() >= -(top >> 1))
+    return bool(array.max() < top)
 
 
 def sample_type(description: PixelDescription) -> np.dtype[Any]:

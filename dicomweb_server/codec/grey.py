@@ -42,6 +42,31 @@ class Padding(NamedTuple):
     high: float
 
 
+class Line(NamedTuple):
+    """A window as a multiplication and an addition, where that gives what the table gives, in half the time. low, high:
+    the stored values that it was compared for."""
+
+    slope: np.float32
+    offset: np.float32
+    inverted: bool
+    low: int
+    high: int
+
+    def covers(self, array: NDArray[Any]) -> bool:
+        """Whether all values are between the limits; they are not where bits lie beside the stored ones."""
+        return int(array.max(initial=self.low)) <= self.high and int(array.min(initial=self.high)) >= self.low
+
+    def __call__(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        shown = array.astype(np.float32)
+        shown *= self.slope
+        shown += self.offset
+        np.clip(shown, 0, 255, out=shown)
+        out = shown.astype(np.uint8)
+        if self.inverted:
+            np.subtract(255, out, out=out)
+        return out
+
+
 class GreyPipeline(NamedTuple):
     """modality: slope and intercept, or a table. voi: a window, a table, or None for the range of the pixels.
     presentation: a table from the output of the VOI LUT, full scale, to P-values."""
@@ -77,7 +102,11 @@ def to_grey(decoded: Decoded, pipeline: GreyPipeline, part: tuple[slice, slice] 
     codes = np.uint8 if array.dtype.itemsize == 1 else np.uint16
     has_tables = isinstance(pipeline.modality, Table) or pipeline.presentation is not None
     if isinstance(pipeline.voi, Window) and not has_tables:
-        table = _usual_table(description, pipeline)
+        kind = _kind(description)
+        line = _kept_line(kind, pipeline)
+        if line is not None and line.covers(shown):
+            return line(shown)
+        table = _kept_table(kind, pipeline)
     else:
         from_pixels = pipeline.voi is None and description.bits_stored > 1
         table = _table(description, pipeline, array.view(codes) if from_pixels else None)
@@ -98,9 +127,9 @@ def _stored_values(bits_allocated: int, bits_stored: int, high_bit: int, signed:
     return values.astype(np.float64)
 
 
-def _usual_table(description: PixelDescription, pipeline: GreyPipeline) -> NDArray[np.uint8]:
-    """The table for a window and a slope, which is the same for all images of most series."""
-    kind = PixelDescription(
+def _kind(description: PixelDescription) -> PixelDescription:
+    """What decides about a table for a window and a slope, which is the same for all images of most series."""
+    return PixelDescription(
         1,
         1,
         bits_allocated=description.bits_allocated,
@@ -108,12 +137,34 @@ def _usual_table(description: PixelDescription, pipeline: GreyPipeline) -> NDArr
         high_bit=description.high_bit,
         signed=description.signed,
     )
-    return _kept_table(kind, pipeline)
 
 
 @lru_cache(maxsize=64)
 def _kept_table(kind: PixelDescription, pipeline: GreyPipeline) -> NDArray[np.uint8]:
     return _table(kind, pipeline, None)
+
+
+@lru_cache(maxsize=64)
+def _kept_line(kind: PixelDescription, pipeline: GreyPipeline) -> Line | None:
+    """The line that gives what `_kept_table` gives for every value; None where none does."""
+    window, modality = pipeline.voi, pipeline.modality
+    if (
+        not isinstance(window, Window)
+        or isinstance(modality, Table)
+        or window.function not in (WindowFunction.LINEAR, WindowFunction.LINEAR_EXACT)
+        or window.width <= 1
+        or pipeline.padding is not None
+        or kind.bits_allocated != 16
+        or kind.high_bit != kind.bits_stored - 1
+    ):
+        return None
+    ends = windowed(_by_modality(np.array([0.0, 1.0]), modality), window)
+    top = 1 << kind.bits_stored
+    low, high = (-(top >> 1), (top >> 1) - 1) if kind.signed else (0, top - 1)
+    line = Line(np.float32(ends[1] - ends[0]), np.float32(ends[0] + 0.5), pipeline.inverted, low, high)
+    values = np.arange(low, high + 1)
+    same = np.array_equal(line(values), _kept_table(kind, pipeline).take(values & 0xFFFF))
+    return line if same else None
 
 
 def _table(description: PixelDescription, pipeline: GreyPipeline, whole: NDArray[Any] | None) -> NDArray[np.uint8]:

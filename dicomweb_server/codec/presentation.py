@@ -59,7 +59,9 @@ def frame_attributes(attributes: Attributes, frame_index: int, *, fetch_bulk: Fe
         found[tag] = attributes[tag]
     if "00282000" not in found:
         found.update(_profile_of_optical_path(attributes))
-    found = {tag: fetched(element, fetch_bulk) for tag, element in found.items()}
+    for tag, element in found.items():
+        if "BulkDataURI" in element or element.get("vr") == "SQ":
+            found[tag] = fetched(element, fetch_bulk)
     for group in _OVERLAYS:
         if f"{group}0010" in attributes:
             found.update(_overlay(attributes, group, frame_index, fetch_bulk))

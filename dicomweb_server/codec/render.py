@@ -13,7 +13,7 @@ from dicomweb_server.codec.colour import palette, to_8_bit, ybr_to_rgb
 from dicomweb_server.codec.decode import Decoded
 from dicomweb_server.codec.geometry import Geometry, plan
 from dicomweb_server.codec.graphics import draw_graphics
-from dicomweb_server.codec.grey import grey_pipeline, stored_values, to_grey
+from dicomweb_server.codec.grey import GreyPipeline, grey_pipeline, stored_values, to_grey
 from dicomweb_server.codec.icc import apply_profile
 from dicomweb_server.codec.options import (
     MAX_ANNOTATION_CHARACTERS,
@@ -35,15 +35,17 @@ _PNG_LEVEL: Final = 3
 _DEFAULT_FRAME_MILLISECONDS: Final = 100
 
 
-def render_frame(flat: Attributes, decoded: Decoded, *, options: RenderOptions | None = None) -> Image.Image:
+def render_frame(
+    flat: Attributes, decoded: Decoded, *, options: RenderOptions | None = None, pipeline: GreyPipeline | None = None
+) -> Image.Image:
     """The picture of a frame: mode L for grey, RGB for colours; `info["icc_profile"]` where one was asked for.
 
-    flat: what `frame_attributes` gives. Raises BadRequest for a part that the image does not have, BadPixels for tables
-    that make no sense.
+    flat: what `frame_attributes` gives. pipeline: what `grey_pipeline` makes of it, where that is known already. Raises
+    BadRequest for a part that the image does not have, BadPixels for tables that make no sense.
     """
     options = options or RenderOptions()
     geometry = plan(flat, decoded.description, options)
-    pixels = _eight_bit(flat, decoded, geometry, options.window)
+    pixels = _eight_bit(flat, decoded, geometry, options.window, pipeline)
     if options.overlays:
         pixels = burn_overlays(pixels, flat, decoded, geometry.part)
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -115,13 +117,17 @@ def frame_milliseconds(attributes: Attributes) -> int:
 
 
 def _eight_bit(
-    attributes: Attributes, decoded: Decoded, geometry: Geometry, window: Window | None
+    attributes: Attributes,
+    decoded: Decoded,
+    geometry: Geometry,
+    window: Window | None,
+    pipeline: GreyPipeline | None,
 ) -> NDArray[np.uint8]:
     description = decoded.description
     if description.photometric_interpretation == "PALETTE COLOR" and decoded.array.ndim == 2:
         return _by_palette(attributes, decoded, geometry)
     if decoded.array.ndim == 2:
-        pipeline = grey_pipeline(attributes, description, window=window)
+        pipeline = pipeline or grey_pipeline(attributes, description, window=window)
         return to_grey(decoded, pipeline, geometry.part)
     part = decoded.array[geometry.part]
     label = description.photometric_interpretation

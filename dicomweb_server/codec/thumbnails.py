@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomweb_server.codec.decode import Decoded, decode_frame, values_alone
-from dicomweb_server.codec.grey import Table, grey_pipeline
+from dicomweb_server.codec.grey import GreyPipeline, Table, grey_pipeline
 from dicomweb_server.codec.options import RenderOptions, Window
 from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.reduced import decode_reduced
@@ -34,12 +34,16 @@ def thumbnail(flat: Attributes, transfer_syntax_uid: str, frame: bytes, *, side:
 
 def small_picture(flat: Attributes, decoded: Decoded, *, full: PixelDescription, side: int = THUMBNAIL_SIDE) -> bytes:
     """The same of a decoded frame, which may have a fraction of the size that `full` tells."""
-    smaller = _averaged(flat, _thinned(decoded, side), side)
+    smaller, pipeline = _thinned(decoded, side), None
+    if smaller.array.ndim == 2 and full.photometric_interpretation != "PALETTE COLOR":
+        pipeline = grey_pipeline(flat, smaller.description, window=None)
+        if max(smaller.array.shape) >= 2 * side and _is_plain(flat, smaller.description, pipeline):
+            smaller = _averaged(smaller, side)
     if (smaller.description.rows, smaller.description.columns) != (full.rows, full.columns):
         # Overlays go with the full grid.
         flat = {tag: value for tag, value in flat.items() if not tag.startswith("60")}
     limit = min(side, max(full.rows, full.columns))
-    image = render_frame(flat, smaller, options=RenderOptions(rows=limit, columns=limit))
+    image = render_frame(flat, smaller, options=RenderOptions(rows=limit, columns=limit), pipeline=pipeline)
     return to_bytes(image, "image/jpeg", quality=_QUALITY)
 
 
@@ -49,36 +53,37 @@ def _thinned(decoded: Decoded, side: int) -> Decoded:
     return _resized(decoded, decoded.array[::step, ::step]) if step > 1 else decoded
 
 
-def _averaged(flat: Attributes, decoded: Decoded, side: int) -> Decoded:
+def _averaged(decoded: Decoded, side: int) -> Decoded:
     """Grey pixels averaged two by two, while they are twice as many as are shown, or more than four times."""
-    longest = max(decoded.array.shape[:2])
-    if longest < 2 * side or not _is_plain(flat, decoded):
-        return decoded
-    averaged = values_alone(decoded)
+    alone = values_alone(decoded)
+    array = alone.array
+    longest = max(array.shape)
     while longest in (2 * side, 4 * side) or longest > 4 * side:
-        if averaged.array.shape[0] % 2 or averaged.array.shape[1] % 2:
+        if array.shape[0] % 2 or array.shape[1] % 2:
             break
-        averaged = _resized(averaged, _halved(averaged.array, decoded.description.bits_stored))
+        array = _halved(array, decoded.description.bits_stored)
         longest //= 2
-    return averaged
+    return _resized(alone, array)
 
 
-def _is_plain(flat: Attributes, decoded: Decoded) -> bool:
+def _is_plain(flat: Attributes, description: PixelDescription, pipeline: GreyPipeline) -> bool:
     """Whether values in between mean something in between: a window, and no tables, labels, padding or overlays."""
-    description = decoded.description
-    if decoded.array.ndim != 2 or description.bits_stored == 1 or description.bits_allocated > 16:
+    if description.bits_stored == 1 or description.bits_allocated > 16 or description.floating:
         return False
-    if description.photometric_interpretation == "PALETTE COLOR" or any(tag.startswith("60") for tag in flat):
-        return False
-    modality, voi, _, padding, presentation = grey_pipeline(flat, description, window=None)
-    return isinstance(voi, Window) and not isinstance(modality, Table) and padding is None and presentation is None
+    return (
+        not any(tag[:2] == "60" for tag in flat)
+        and isinstance(pipeline.voi, Window)
+        and not isinstance(pipeline.modality, Table)
+        and pipeline.padding is None
+        and pipeline.presentation is None
+    )
 
 
 def _halved(array: NDArray[Any], bits_stored: int) -> NDArray[Any]:
     wide = np.dtype(f"{array.dtype.kind}{2 if bits_stored <= 14 else 4}")
-    total = array[::2, ::2].astype(wide)
-    for part in (array[1::2, ::2], array[::2, 1::2], array[1::2, 1::2], 2):
-        total += part
+    rows = np.add(array[::2], array[1::2], dtype=wide)
+    total: NDArray[Any] = rows[:, ::2] + rows[:, 1::2]
+    total += 2
     total >>= 2
     return total.astype(array.dtype, copy=False)
 

@@ -109,7 +109,7 @@ class ResultCache:
     # Files
 
     def _path(self, key: str) -> str:
-        return os.path.join(self._directory, key[:2], key[2:])
+        return os.path.join(self._directory, key[:1], key[1:])
 
     def _kept(self, key: str) -> bytes | None:
         file = self._open(key)
@@ -144,7 +144,7 @@ class ResultCache:
             try:
                 os.replace(temporary, self._path(key))
             except FileNotFoundError:
-                os.makedirs(os.path.join(self._directory, key[:2]), mode=0o700, exist_ok=True)
+                os.makedirs(os.path.join(self._directory, key[:1]), mode=0o700, exist_ok=True)
                 os.replace(temporary, self._path(key))
         except OSError:
             with suppress(OSError):
@@ -167,7 +167,7 @@ class ResultCache:
         if not self._max_bytes:
             return _filled(tempfile.TemporaryFile(), write)
         with disk_errors():
-            os.makedirs(os.path.join(self._directory, key[:2]), mode=0o700, exist_ok=True)
+            os.makedirs(os.path.join(self._directory, key[:1]), mode=0o700, exist_ok=True)
             temporary = self._temporary()
             file: BinaryIO = open(temporary, "x+b", opener=_private)  # noqa: SIM115 - lives on
             try:
@@ -212,7 +212,7 @@ class ResultCache:
                 with suppress(OSError):
                     if time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
                         os.unlink(entry.path)
-            elif len(entry.name) == 2:
+            elif len(entry.name) <= 2:  # two letters: by an older release
                 for kept in _scan(entry.path):
                     with suppress(OSError):
                         state = kept.stat(follow_symlinks=False)

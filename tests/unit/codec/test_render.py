@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
 from dicomweb_server.codec.decode import Decoded, decode_frame
+from dicomweb_server.codec.grey import windowed
 from dicomweb_server.codec.icc import profile
 from dicomweb_server.codec.options import RenderOptions, Viewport, Window, WindowFunction, parse_viewport
 from dicomweb_server.codec.pixels import PixelDescription
@@ -133,6 +134,26 @@ class TestWindow:
     )
     def test_functions(self, function: WindowFunction, expected: list[int]) -> None:
         assert pixels(grey([[8, 9, 10, 11, 12, 13]]), window=Window(10, 5, function)) == [expected]
+
+    @pytest.mark.parametrize("signed", [False, True])
+    @pytest.mark.parametrize("inverted", [False, True])
+    @pytest.mark.parametrize("window", [(40, 400), (0.5, 2), (-600, 1500.5), (1e6, 3), (2048, 4096), (127.5, 256)])
+    def test_every_stored_value_is_shown_as_the_formula_says(
+        self, window: tuple[float, float], inverted: bool, signed: bool
+    ) -> None:
+        stored = np.arange(-2048, 2048) if signed else np.arange(4096)
+        decoded = grey(stored.reshape(64, 64), bits=12, signed=signed)
+        if inverted:
+            decoded = Decoded(decoded.array, replace(decoded.description, photometric_interpretation="MONOCHROME1"))
+        attributes = {"00281052": values("DS", -1024), "00281053": values("DS", 1.5)}
+        expected = np.clip(
+            np.floor(windowed(stored.astype(np.float64) * 1.5 - 1024, Window(*window)) + 0.5), 0, 255
+        ).reshape(64, 64)
+        shown = pixels(decoded, attributes, window=Window(*window))
+        assert shown == (255 - expected if inverted else expected).tolist()
+        # What lies beside the stored bits is not shown.
+        beside = Decoded(decoded.array ^ np.array(0x4000, decoded.array.dtype), decoded.description)
+        assert pixels(beside, attributes, window=Window(*window)) == shown
 
     def test_a_width_of_one_is_a_threshold(self) -> None:
         assert pixels(grey([[8, 9, 10, 11]]), window=Window(10, 1)) == [[0, 0, 255, 255]]
