@@ -24,7 +24,6 @@ _LOGINS = {
     "users.on_post_register": "admin",
 }
 _OBJECTS = ("name", "key_id", "share_id", "resource_id")
-_NOT_OF_PATIENTS = frozenset({Permission.PUBLIC, Permission.METRICS})
 _CHANGES = frozenset({Permission.DELETE, Permission.EDIT})
 _DENIALS = frozenset({401, 403, 429})
 
@@ -78,11 +77,15 @@ class AuditWitness:
 
     def saw(self, req: falcon.Request, resp: falcon.Response, identity: Identity, operation: Operation) -> None:
         """Note it; of what was stored, one record for each study."""
+        context = req.context
         action = _LOGINS.get(operation.responder)
         denied = resp.status_code in _DENIALS
-        if action is None and operation.permission in _NOT_OF_PATIENTS and not denied:
+        if denied and identity.is_anonymous and getattr(context, "password_tried", False):
+            action = action or "login"  # with HTTP Basic
+        if action is None and operation.permission is Permission.PUBLIC:
             return
-        context = req.context
+        if operation.permission is Permission.METRICS and not denied:
+            return
         fields = getattr(context, "fields", {})
         outcome = DENIED if denied else SUCCESS if resp.status_code < 400 else FAILED
         whole = AuditRecord(

@@ -18,7 +18,9 @@ from dicomweb_server.http.table import MountedRoute, Operation
 from dicomweb_server.permissions import Permission
 from dicomweb_server.services.scoped import see_through
 
+BEARER = 'Bearer realm="dicomweb-server"'
 SESSION_COOKIE, SHARE_COOKIE = "dicomweb_session", "dicomweb_share"
+MAX_TRIED_NAME = 64
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _VIEWER = "viewer."
 _TAKES_AWAY = frozenset(
@@ -107,7 +109,10 @@ class Guard:
         """Who asks, for routes that are public but differ for who is logged in. Raises as `Gate.identify`."""
         if self.gate is None:
             return NOBODY_ASKED
-        return self.gate.identify(self.credentials(req))
+        credentials = self.credentials(req)
+        if req.context.identity is _NOBODY:
+            _note_attempt(req, credentials)
+        return self.gate.identify(credentials)
 
     def still_admits(self, req: falcon.Request) -> bool:
         """Whether who asked at the beginning of a long answer could ask again: their login has neither ended nor
@@ -145,6 +150,7 @@ class Guard:
 
     def _admit(self, req: falcon.Request, resp: falcon.Response, permission: Permission) -> None:
         credentials = self.credentials(req)
+        _note_attempt(req, credentials)
         page = req.method == "GET" and "text/html" in (req.get_header("Accept") or "")
         viewer = permission is Permission.PUBLIC
         try:
@@ -155,7 +161,7 @@ class Guard:
                 return
             if viewer:
                 return
-            exc.challenges = self._challenges(req)
+            exc.challenges = self._challenges(req, refused=credentials.scheme == "bearer" and credentials.in_header)
             raise
         req.context.identity = identity
         by_cookie = not credentials.in_header and identity.kind in ("user", "share")
@@ -183,11 +189,20 @@ class Guard:
             return origin != req.context.address.origin and origin not in self._listed_origins
         return unknown if site is None else site not in ("same-origin", "none")
 
-    def _challenges(self, req: falcon.Request) -> tuple[str, ...]:
-        """A browser opens its own window for Basic, which the requests of a page must not do."""
+    def _challenges(self, req: falcon.Request, *, refused: bool = False) -> tuple[str, ...]:
+        """A browser opens its own window for Basic, which the requests of a page must not do. refused: a token came
+        that is not good, which programs tell from none (RFC 6750 3.1)."""
+        bearer = BEARER + (', error="invalid_token"' if refused else "")
         if req.get_header("Sec-Fetch-Mode") or self.gate is None or not self.gate.rules.basic:
-            return ('Bearer realm="dicomweb-server"',)
-        return ('Bearer realm="dicomweb-server"', 'Basic realm="dicomweb-server", charset="UTF-8"')
+            return (bearer,)
+        return (bearer, 'Basic realm="dicomweb-server", charset="UTF-8"')
+
+
+def _note_attempt(req: falcon.Request, credentials: Credentials) -> None:
+    """Who is tried with a password, for the record of what is refused: a name, not what is longer than names are."""
+    if credentials.scheme == "basic":
+        req.context.identity = Identity(name=credentials.user[:MAX_TRIED_NAME], kind="anonymous")
+        req.context.password_tried = True
 
 
 def _basic(value: str) -> tuple[str, str]:

@@ -287,6 +287,8 @@ class TestAnonymous:
         assert refused.headers["WWW-Authenticate"] == (
             'Bearer realm="dicomweb-server", Basic realm="dicomweb-server", charset="UTF-8"'
         )
+        token = archive.get("/api/users", headers=bearer("rubbish"), status=401) if mode == "strict" else refused
+        assert ('error="invalid_token"' in token.headers["WWW-Authenticate"]) == (mode == "strict")
         page = archive.get("/api/users", headers={"Sec-Fetch-Mode": "cors"}, status=401)
         assert page.headers["WWW-Authenticate"] == 'Bearer realm="dicomweb-server"'
 
