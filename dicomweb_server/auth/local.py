@@ -42,7 +42,7 @@ class LocalLogin(Authenticator):
     def bearer(self, token: str) -> Identity:
         """A token of the other issuer."""
         if self._reader is None:
-            raise Unauthenticated("the token is none of this server")
+            raise Unauthenticated("the token is not one of this server")
         read = self._reader.read(token)
         return self._parts.identity(read.name, self._parts.roles.of_issuer(read.roles), kind="token")
 

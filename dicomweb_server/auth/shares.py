@@ -57,13 +57,16 @@ class Shares:
 
     def find(self, token: str) -> Share:
         """The link of a token. Raises Unauthenticated where it has expired or was revoked."""
-        share_id = str(self._signer.verify(token).get("share", ""))
+        try:
+            share_id = str(self._signer.verify(token).get("share", ""))
+        except Unauthenticated:
+            raise Unauthenticated("this link has expired, or a part of it is missing; ask for a new one") from None
         try:
             share = _share(self._storage.get_document(kind=KIND, document_id=share_id))
         except NotFound:
-            raise Unauthenticated("this link was revoked") from None
+            raise Unauthenticated("this link was revoked; ask for a new one") from None
         if share.expires < self._clock():
-            raise Unauthenticated("this link has expired")
+            raise Unauthenticated("this link has expired; ask for a new one")
         return share
 
     def identity(self, token: str) -> Identity:

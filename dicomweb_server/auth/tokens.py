@@ -58,5 +58,5 @@ class Signer:
             )
             float(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError):
-            raise Unauthenticated("the token is none of this server") from None
+            raise Unauthenticated("the token is not one of this server") from None
         return claims

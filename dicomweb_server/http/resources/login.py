@@ -13,7 +13,7 @@ from dicomweb_server.errors import BadRequest, Forbidden, NotFound, Unauthentica
 from dicomweb_server.http import pages
 from dicomweb_server.http.errors import answer_error
 from dicomweb_server.http.forms import read_fields
-from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE, Guard
+from dicomweb_server.http.guard import BEARER, MAX_TRIED_NAME, SESSION_COOKIE, SHARE_COOKIE, Guard
 from dicomweb_server.http.params import first_parameter, query_parameters
 from dicomweb_server.permissions import Permission
 
@@ -22,7 +22,11 @@ STATE_SECONDS = 600
 CALLBACK = "/login/callback"
 _OFF = 'nobody has to log in here (auth.method is "none")'
 
-_STYLE = "label{display:block;margin:1em 0}input{width:100%}.bad{margin:1em 0}"
+_STYLE = (
+    "label{display:block;margin:1em 0}input{width:100%;border-color:var(--soft)}.soft{margin:0}.bad{margin:1em 0 0}"
+    "button{width:100%;margin-top:.5em;padding:.6em;background:var(--link);border-color:var(--link);color:var(--face)}"
+    "main{margin-top:8vh}"
+)
 
 
 class LoginResource:
@@ -73,10 +77,11 @@ class LoginResource:
             granted = self._login(req, gate, fields)
         except Unauthenticated as exc:
             if page:
-                _send_page(resp, after=_local(fields.get("next")), failure=exc.message)
+                _send_page(resp, after=_local(fields.get("next")), user=fields["username"], failure=exc.message)
                 resp.status = 401
             else:
                 answer_error(req, resp, 401, exc.message, code=2, message=exc.message)
+            resp.set_header("WWW-Authenticate", BEARER)
             return
         if not foreign:
             self._set_session(req, resp, gate, granted)
@@ -172,7 +177,7 @@ class LoginResource:
         user, password = fields.get("username", ""), fields.get("password", "")
         if not user or not password:
             raise BadRequest("the payload names username and password")
-        req.context.identity = Identity(name=user[:64], kind="anonymous")
+        req.context.identity = Identity(name=user[:MAX_TRIED_NAME], kind="anonymous")
         granted = gate.login(user, password, address=req.context.client_address)
         req.context.identity = granted.identity
         return granted
@@ -241,16 +246,19 @@ def _send_json(resp: falcon.Response, body: Mapping[str, object]) -> None:
     resp.data = orjson.dumps(body)
 
 
-def _send_page(resp: falcon.Response, *, after: str, failure: str = "") -> None:
+def _send_page(resp: falcon.Response, *, after: str, user: str = "", failure: str = "") -> None:
     resp.content_type = "text/html; charset=utf-8"
     resp.set_header("Cache-Control", "no-store")
     resp.set_header("Referrer-Policy", "same-origin")
     resp.set_header("Content-Security-Policy", pages.policy())
-    bad = f"<p class=bad role=alert>{html.escape(failure)}</p>" if failure else ""
+    bad = f"<p class=bad role=alert>{html.escape(failure[:1].upper() + failure[1:])}.</p>" if failure else ""
+    name = f" value='{html.escape(user[:MAX_TRIED_NAME], quote=True)}'" if user else " autofocus"
     body = (
-        f"<h1>Log in</h1>{bad}"
-        "<form method=post><label>User<input name=username autocomplete=username autofocus required></label>"
-        "<label>Password<input name=password type=password autocomplete=current-password required></label>"
-        f"<input type=hidden name=next value='{html.escape(after, quote=True)}'><button>Log in</button></form>"
+        f"<main><h1>Log in</h1><p class=soft>to the image archive</p>{bad}"
+        f"<form method=post><label>User<input name=username autocomplete=username autocapitalize=none spellcheck=false"
+        f"{name} required></label>"
+        f"<label>Password<input name=password type=password autocomplete=current-password{' autofocus' if user else ''}"
+        " required></label>"
+        f"<input type=hidden name=next value='{html.escape(after, quote=True)}'><button>Log in</button></form></main>"
     )
-    resp.data = pages.page("Log in", body, width="24em", style=_STYLE)
+    resp.data = pages.page("Log in: dicomweb-server", body, width="24em", style=_STYLE)
