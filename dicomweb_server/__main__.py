@@ -124,12 +124,15 @@ def _describe(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.set_defaults(run=module.run, wrong_usage=parser.error)
     if command.options is not None:
         _add_options(parser, command.options)
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
+    actions = module.add_arguments(parser) if hasattr(module, "add_arguments") else None
+    for action in actions or ():
+        _add_options(action, command.options or (), default=argparse.SUPPRESS)
 
 
-def _add_options(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML); also DICOMWEB_CONFIG")
+def _add_options(command: argparse.ArgumentParser, names: Sequence[str], **more: Any) -> None:
+    """--config and the others; of an action of a command they are as good behind it as before."""
+    words = "settings file (TOML); also DICOMWEB_CONFIG"
+    command.add_argument("--config", type=Path, metavar="FILE", help=words, **more)
     details: Mapping[str, Mapping[str, Any]] = {
         "host": {"metavar": "HOST", "help": "address to listen on (127.0.0.1)"},
         "port": {"type": int, "metavar": "PORT", "help": "port to listen on (5985); 0 takes a free one"},
@@ -137,7 +140,7 @@ def _add_options(command: argparse.ArgumentParser, names: Sequence[str]) -> None
         "data": {"type": Path, "metavar": "DIR", "help": "folder of the data (./dicomweb-data)"},
     }
     for name in names:
-        command.add_argument(f"--{name}", **details[name])
+        command.add_argument(f"--{name}", **details[name], **more)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

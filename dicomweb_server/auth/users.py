@@ -105,7 +105,10 @@ class Users:
 
     def remove(self, name: str) -> None:
         """Raises NotFound."""
-        self._storage.delete_document(kind=KIND, document_id=user_name(name))
+        try:
+            self._storage.delete_document(kind=KIND, document_id=user_name(name))
+        except NotFound:
+            raise NotFound(f"there is no user {user_name(name)}") from None
 
     def _document(self, name: str) -> Document:
         try:

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from dicomweb_server.auth.access import conditions
@@ -16,8 +17,8 @@ from dicomweb_server.settings import Settings
 EXAMPLE = "key add nightly-import --role writer --permission store --days 90"
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Describe what the command takes."""
+def add_arguments(command: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
+    """Describe what the command takes; gives the parsers of its actions."""
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="make a key and print it, once")
     add.add_argument("name", help="what it is for")
@@ -27,6 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add.add_argument("--days", type=int, default=0, help="how long it is good (0: until it is revoked)")
     actions.add_parser("list", help="list the keys")
     actions.add_parser("revoke", help="end a key").add_argument("id")
+    return actions.choices.values()
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import getpass
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -28,8 +28,8 @@ those of auth.roles. A changed password, role or state ends the sessions of the 
 Exit status: 0 done, 1 it cannot be done, 2 wrong usage."""
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Describe what the command takes."""
+def add_arguments(command: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
+    """Describe what the command takes; gives the parsers of its actions."""
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.description = f"{command.description}\n\n{NOTES}"
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -56,6 +56,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         ("remove", "remove a user"),
     ):
         actions.add_parser(name, help=words).add_argument("name")
+    return actions.choices.values()
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -65,6 +66,10 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         users = Users(storage)
         action = {"add": _add, "list": _list, "password": _password}.get(options.action, _change)
         action(users, roles, options)
+        if options.action in ("role", "disable", "remove") and not users.has_admin():
+            print(
+                "Nobody is an administrator now: dicomweb-server user role NAME admin, or user add NAME --role admin."
+            )
         if options.action != "list":
             note_change(settings, storage, what=f"user {options.action}", object_id=user_name(options.name))
     if settings.auth.method == "none" and options.action == "add":

@@ -72,6 +72,9 @@ class TestCommand:
         assert self.run(tmp_path, "user", "enable", "walt") == 0
         assert self.run(tmp_path, "user", "remove", "walt") == 0
         assert Users(storage).find("walt") is None
+        assert "Nobody is an administrator now" in capsys.readouterr().out
+        assert main(["user", "remove", "nobody", "--data", str(tmp_path / "data")]) == 1
+        assert "there is no user nobody" in capsys.readouterr().err
         # What was done here is in the audit trail, and by whom on this machine.
         noted = [record for _, record in AuditTrail(storage).all({"action": "admin"})]
         assert [record.what for record in noted] == [
@@ -129,9 +132,9 @@ class TestPasswords:
         def best(of: str | None) -> float:
             times = []
             for _ in range(7):
-                start = time.perf_counter()
+                start = time.process_time()
                 passwords.matches("a wrong password", of)
-                times.append(time.perf_counter() - start)
+                times.append(time.process_time() - start)
             return min(times)
 
         assert 0.5 < best(kept) / best(None) < 2
