@@ -100,7 +100,7 @@ def _store(summary: str) -> Operation:
         summary=summary,
         permission=Permission.STORE,
         query=query.ACCEPT,
-        takes=(MULTIPART_DICOM, MULTIPART_JSON, "multipart/form-data", DICOM, OCTETS),
+        takes=(MULTIPART_DICOM, MULTIPART_JSON, MULTIPART_XML, "multipart/form-data", DICOM, OCTETS),
         gives=(DICOM_JSON, DICOM_XML),
         statuses=(200, 202),
     )

@@ -1,6 +1,7 @@
 """Storing: every envelope, every outcome."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,35 @@ class TestJsonWithBulkData:
         metadata["7FE00010"] = {"vr": "OW", "BulkDataURI": "nowhere"}
         answer = self.send(archive, [metadata], status=409)
         assert "7FE0,0010" in json.dumps(answer.json)
+
+
+class TestXmlWithBulkData:
+    @pytest.mark.parametrize("name", ["CT_small.dcm", "rtplan.dcm", "reportsi.dcm"])
+    def test_what_was_retrieved_can_be_stored_elsewhere(self, make_archive: Archive, name: str) -> None:
+        source, target = make_archive(), make_archive()
+        post(source, envelope([(PYDICOM_FILES / name).read_bytes()]), RELATED)
+        (hit,) = source.search("/instances")
+        path = hit["00081190"]["Value"][0].removeprefix("http://localhost")
+        accept = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+        (metadata,) = re.findall(
+            rb"<[?]xml.*</NativeDicomModel>", source.get(path + "/metadata", headers=accept).body, re.DOTALL
+        )
+        body = b"--b\r\nContent-Type: application/dicom+xml\r\n\r\n" + metadata
+        for uri in re.findall(rb'<BulkData uri="([^"]+)"', metadata):
+            data = source.get(uri.decode(), headers={"Accept": "application/octet-stream; transfer-syntax=*"}).body
+            head = b"Content-Type: application/octet-stream\r\nContent-Location: " + uri
+            body += b"\r\n--b\r\n" + head + b"\r\n\r\n" + data
+        post(target, body + b"\r\n--b--\r\n", 'multipart/related; type="application/dicom+xml"; boundary=b')
+        before, after = (archive.get(path + "/metadata").json[0] for archive in (source, target))
+        for found in (before, after):
+            found.pop("00080005", None)  # the text is in UTF-8 now
+            found.pop("00083002")
+        assert after == before
+
+    def test_what_is_no_xml_is_told(self, archive: Client) -> None:
+        body = b"--b\r\nContent-Type: application/dicom+xml\r\n\r\n<a\r\n--b--\r\n"
+        answer = post(archive, body, 'multipart/related; type="application/dicom+xml"; boundary=b', status=400)
+        assert "XML" in answer.json["reason"]
 
 
 def test_nothing_stays_staged(make_archive: Archive, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dicomweb_server.errors import BadRequest, UnsupportedMedia
 from dicomweb_server.http.answers import JSON, XML, warn
 from dicomweb_server.http.body import chunks, reader
 from dicomweb_server.http.params import accepted, entity_url, scope_of
-from dicomweb_server.http.resources.stow_json import JsonInstances
+from dicomweb_server.http.resources.stow_metadata import DescribedInstances
 from dicomweb_server.metrics import Metrics
 from dicomweb_server.services.ingest import Accepted, Ingest, IngestRequest, Refused, Report
 from dicomweb_server.storage.base import BlobStore
@@ -22,7 +22,10 @@ from dicomweb_server.storage.records import Scope
 Item = dict[str, Any]
 
 _OFFERS = (Offer(JSON), Offer(XML))
-_TAKEN = "application/dicom, multipart/related of application/dicom or application/dicom+json, multipart/form-data"
+_TAKEN = (
+    "application/dicom, multipart/related of application/dicom, application/dicom+json or application/dicom+xml, "
+    "multipart/form-data"
+)
 _FILE_TYPES = frozenset({"", "application/dicom", "application/octet-stream", "application/dicom+octet-stream"})
 
 
@@ -95,8 +98,8 @@ class StowResource:
             kind = parse_media_type(parameters.get("type", ""))[0]
             if kind in ("", "application/dicom", "application/octet-stream"):
                 return lambda read, request: self._take_files(read, content_type, request)
-            if kind in (JSON, "application/json"):
-                return lambda read, request: self._take_json(read, content_type, request)
+            if kind in (JSON, "application/json", XML, "application/xml", "text/xml"):
+                return lambda read, request: self._take_described(read, content_type, request)
         raise UnsupportedMedia(f"payloads of this Content-Type are not stored here; taken are {_TAKEN}")
 
     def _take_files(self, read: Callable[[int], bytes], content_type: str, request: IngestRequest) -> None:
@@ -114,9 +117,9 @@ class StowResource:
             elif part.media_type in ("application/dicom", "application/octet-stream"):
                 _add(request, part.chunks)
 
-    def _take_json(self, read: Callable[[int], bytes], content_type: str, request: IngestRequest) -> None:
+    def _take_described(self, read: Callable[[int], bytes], content_type: str, request: IngestRequest) -> None:
         parts = iter(MultipartReader(read, content_type, limits=self._limits))
-        with JsonInstances(self._blobs, max_metadata_bytes=self._max_metadata_bytes) as instances:
+        with DescribedInstances(self._blobs, max_metadata_bytes=self._max_metadata_bytes) as instances:
             for part in parts:
                 instances.take(part)
             for attributes in instances.attributes():

@@ -1,4 +1,4 @@
-"""The parts of a store request whose metadata is DICOM JSON and whose bulk data stands apart (PS3.18 10.5.2)."""
+"""The parts of a store request whose metadata is DICOM JSON or XML and whose bulk data stands apart (PS3.18 10.5.2)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ import orjson
 
 from dicomweb_server.dicom.media import parse_media_type
 from dicomweb_server.dicom.multipart import Part
+from dicomweb_server.dicom.native_xml_reader import from_native_xml
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.storage.base import BlobStore, StagedBlob
 from dicomweb_server.storage.disk import disk_errors
 
 _JSON_TYPES = frozenset({"application/dicom+json", "application/json"})
+_XML_TYPES = frozenset({"application/dicom+xml", "application/xml", "text/xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class StagedPart:
     size: int
 
 
-class JsonInstances:
+class DescribedInstances:
     """Collects the parts of one request: metadata in memory (bounded), bulk data on disk. Nothing stays after
     `with`."""
 
@@ -44,8 +46,8 @@ class JsonInstances:
             staged.discard()
 
     def take(self, part: Part) -> None:
-        """Take one part: JSON is metadata, all else is bulk data named by its Content-Location."""
-        if part.media_type in _JSON_TYPES and part.content_location is None:
+        """Take one part: JSON and XML are metadata, all else is bulk data named by its Content-Location."""
+        if part.content_location is None and part.media_type in _JSON_TYPES | _XML_TYPES:
             self._take_metadata(part)
             return
         location = part.content_location
@@ -66,6 +68,9 @@ class JsonInstances:
     def _take_metadata(self, part: Part) -> None:
         data = part.read(self._left)
         self._left -= len(data)
+        if part.media_type in _XML_TYPES:
+            self._metadata.append(from_native_xml(data))
+            return
         try:
             found = orjson.loads(data)
         except orjson.JSONDecodeError as exc:
@@ -76,9 +81,9 @@ class JsonInstances:
         self._metadata += instances
 
     def attributes(self) -> Iterator[dict[str, Any]]:
-        """The DICOM JSON object of each instance, in the order in which they came."""
+        """The DICOM JSON model of each instance, in the order in which they came."""
         if not self._metadata:
-            raise BadRequest("the request has no part with metadata (application/dicom+json)")
+            raise BadRequest("the request has no part with metadata (application/dicom+json, application/dicom+xml)")
         return iter(self._metadata)
 
     def bulk(self, uri: str) -> Sequence[StagedPart]:
