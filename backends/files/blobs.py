@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from backends.files.links import SUFFIX, StagedLink, open_linked
+from backends.files.links import SUFFIX, InStaging, StagedLink, open_linked
 from dicomweb_server.errors import BadDicom, ConfigError, StorageCorrupt, StorageError, StorageUnavailable
 from dicomweb_server.storage.base import LinkingBlobStore, StagedBlob
 from dicomweb_server.storage.disk import disk_errors
@@ -65,7 +65,7 @@ def _reading() -> Iterator[None]:
             raise
 
 
-class StagedFile(StagedBlob):
+class StagedFile(InStaging):
     """A file in `staging/` until it is kept."""
 
     suffix = ""
@@ -87,14 +87,6 @@ class StagedFile(StagedBlob):
         os.fdatasync(self.file.fileno())
         if not self.read_soon:
             _forget(self.file.fileno())
-
-    def discard(self) -> None:
-        with suppress(OSError):
-            self.file.close()
-        if self.pending:
-            self.pending = False
-            with suppress(OSError):
-                os.unlink(self.path)
 
 
 class FileBlobStore(LinkingBlobStore):

@@ -18,7 +18,22 @@ _CHANGED = "A file that is linked into the archive has changed since; link it ag
 _MISSING = "A file that is linked into the archive is missing."
 
 
-class StagedLink(StagedBlob):
+class InStaging(StagedBlob):
+    """What has a file in `staging/` until it is kept: at `path`, as long as it is `pending`."""
+
+    path: str
+    pending: bool
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self.file.close()
+        if self.pending:
+            self.pending = False
+            with suppress(OSError):
+                os.unlink(self.path)
+
+
+class StagedLink(InStaging):
     """A link that is made when it is kept; `file` is the linked file, open for reading."""
 
     suffix = SUFFIX
@@ -45,14 +60,6 @@ class StagedLink(StagedBlob):
             link.write(orjson.dumps(content))
             link.flush()
             os.fsync(link.fileno())
-
-    def discard(self) -> None:
-        with suppress(OSError):
-            self.file.close()
-        if self.pending:
-            self.pending = False
-            with suppress(OSError):
-                os.unlink(self.path)
 
 
 def open_linked(link: int) -> int:

@@ -90,12 +90,12 @@ class AuditWitness:
         outcome = DENIED if denied else SUCCESS if resp.status_code < 400 else FAILED
         whole = AuditRecord(
             time=self._trail.now(),
-            action=action or str(operation.permission),
+            action=action or str(getattr(context, "audited_as", operation.permission)),
             user=identity.name,
             kind=identity.kind,
             address=context.client_address,
             outcome=outcome,
-            what=f"{req.env.get('dicomweb.method', req.method)} {req.uri_template or ''}",
+            what=f"{req.env.get('dicomweb.method', req.method)} {req.uri_template or ''}{_note(context)}",
             series_uid=fields.get("series_uid", "")[:64] if outcome == SUCCESS else "",
             patient_id=getattr(context, "audited_patient", ""),
             object_id=next((fields[name] for name in _OBJECTS if fields.get(name)), "")[:128],
@@ -116,6 +116,10 @@ class AuditWitness:
                     object_id=one.resource[:128],
                 )
             )
+
+
+def _note(context: object) -> str:
+    return " (dry run)" if hasattr(context, "audited_as") else ""
 
 
 def _study_of(fields: Mapping[str, str]) -> str:

@@ -41,7 +41,7 @@ _ENTRIES_AT_ONCE = 64
 _THREADS = 8
 _HITS_AT_ONCE = 500
 _QUEUE_LOOKED_AT = 10_000
-_INDEX_LOST = "kept: most files are unknown; is the index another one, or lost?"
+_INDEX_LOST = "kept: most files are unknown; is the index another one, or lost? rebuild takes them in"
 _FILES_LOST = "left: most files are missing; is the place where they lie there?"
 
 

@@ -27,6 +27,7 @@ CODES = ("CORRECT", "COERCE")
 
 _PATIENT_ID, _ISSUER = "00100020", "00100021"
 _ALWAYS_TAKEN = frozenset({_PATIENT_ID, _ISSUER, "00100022", "00100024"})
+_UNUSABLE = "a study with this UID cannot be used"
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _OF_THE_OBJECT = ("Deidentification", "ClinicalTrial", "Consent", "PatientPhoto", "PatientSize")
 
@@ -143,7 +144,8 @@ class Edit:
         """A series into another study, whose attributes of patient and study it takes over. A study that is not there
         yet is made: with those that the series has, but for the given ones.
 
-        Raises NotFound, BadRequest, Forbidden, Conflict where the target is there, but not for the one who asks.
+        Raises NotFound, BadRequest, Forbidden, Conflict where the target is there, but not for the one who asks, or in
+        the bin: restored later, it would be mixed with the series.
         """
         study = self._study(scope.study_uid)
         self._storage.instances(scope=scope)
@@ -152,7 +154,9 @@ class Edit:
             raise BadRequest("the target is the UID of another study: digits and dots, at most 64 characters")
         there = self._hit(self._storage, uid)
         if there is None and self._hit(self._whole, uid) is not None:
-            raise Conflict("a study with this UID cannot be used")
+            raise Conflict(_UNUSABLE)
+        if there is None:
+            self._not_in_the_bin(uid)
         moves = Change(tag=STUDY_UID, vr="UI", values=(uid,), stays=True)
         if there is None:
             changes = changes_of(attributes, Level.STUDY) if attributes else ()
@@ -187,6 +191,18 @@ class Edit:
     def _hit(self, storage: Storage, study_uid: str) -> Hit | None:
         query = Query(level=Level.STUDY, scope=Scope(study_uid=study_uid), limit=1)
         return next(iter(storage.search(query=query).hits), None)
+
+    def _not_in_the_bin(self, study_uid: str) -> None:
+        scope = Scope(study_uid=study_uid)
+        if not self._whole.binned(scope=scope, limit=1).entries:
+            return
+        try:
+            self._storage.binned(scope=scope, limit=1)
+        except Forbidden:
+            raise Conflict(_UNUSABLE) from None
+        raise Conflict(
+            "the target study was removed, and is in the bin: restore or purge it first, or take another UID"
+        )
 
     def _patient(self, name: PatientName, role: str) -> Hit:
         if not name.patient_id.strip():

@@ -11,6 +11,7 @@ from pydicom.uid import generate_uid
 
 from tests.http.conftest import Archive, Client
 from tests.http.identities import LOGIN_SETTINGS, add_user, bearer, log_in
+from tests.live import until
 from tests.samples import instance, part10, url
 
 REASON = "wrong patient chosen at the console"
@@ -228,6 +229,18 @@ class TestMove:
         assert archive.search("/studies?PatientID=P7") == []
         assert read(archive, study[2]).PatientID == "P1"
 
+    def test_not_to_a_study_in_the_bin(self, archive: Client, study: list[Dataset]) -> None:
+        removed = instance(PatientID="P9")
+        archive.store(removed)
+        uid = str(removed.StudyInstanceUID)
+        archive.delete(f"/studies/{uid}", status=204)
+        path = f"/studies/{study[0].StudyInstanceUID}/series/{study[0].SeriesInstanceUID}/move"
+        asked = {"study_uid": uid, "reason": REASON}
+        assert "is in the bin" in archive.post_json(path, asked, status=409).json["reason"]
+        archive.post_json("/bin/restore", {"study_uid": uid})
+        archive.post_json(path, asked)
+        assert len(archive.get(f"/studies/{uid}/metadata").json) == 3
+
     @pytest.mark.parametrize("target", ["x", 3, "own"])
     def test_what_is_refused(self, archive: Client, study: list[Dataset], target: Any) -> None:
         path = f"/studies/{study[0].StudyInstanceUID}/series/{study[0].SeriesInstanceUID}/move"
@@ -244,10 +257,17 @@ class TestRights:
         archive.store(ds)
         archive.authorization = None
         path = f"/studies/{ds.StudyInstanceUID}"
+        archive.patch_json(path, {**body(PatientID="P2"), "dry_run": True}, headers=cora)  # no edit
         archive.patch_json(path, body(PatientID="P2"), headers=cora)
         archive.patch_json(path, body(PatientID="P2"), status=401)
         (record,) = archive.get("/audit?action=edit&outcome=success", headers=admin).json["records"]
         assert (record["user"], record["reason"], record["patient_id"]) == ("cora", REASON, "P1")
+
+        def tried() -> list[Any]:
+            found = archive.get("/audit?action=retrieve&user=cora", headers=admin).json["records"]
+            return [one["what"] for one in found]
+
+        until(lambda: tried() == ["PATCH /studies/{study_uid} (dry run)"])
 
     def test_who_sees_some_studies(self, make_archive: Archive) -> None:
         archive = make_archive({**LOGIN_SETTINGS, "auth.access": ["role curator: InstitutionName=North"]})
@@ -262,6 +282,10 @@ class TestRights:
         archive.patch_json(f"/studies/{foreign.StudyInstanceUID}", body(PatientID="P2"), headers=cora, status=404)
         move = {"study_uid": str(foreign.StudyInstanceUID), "reason": REASON}
         archive.post_json(path + series + "/move", move, headers=cora, status=409)
+        archive.delete(f"/studies/{foreign.StudyInstanceUID}", headers=admin, status=204)
+        answer = archive.post_json(path + series + "/move", move, headers=cora, status=409)
+        assert "bin" not in answer.json["reason"]  # which is not theirs to look into
+        archive.post_json("/bin/restore", {"study_uid": move["study_uid"]}, headers=admin)
         merge = {"source": {"patient_id": "P2"}, "target": {"patient_id": "S"}, "reason": REASON}
         archive.post_json("/patients/merge", merge, headers=cora, status=404)
         archive.patch_json(path, body(InstitutionName="South"), headers=admin)

@@ -13,6 +13,7 @@ from dicomweb_server.errors import BadRequest, PreconditionFailed, UnsupportedMe
 from dicomweb_server.http.forms import payload
 from dicomweb_server.http.params import first_parameter, scope_of, truth
 from dicomweb_server.http.resources.metadata import metadata_tags
+from dicomweb_server.permissions import Permission
 from dicomweb_server.services.edit import Cause, Edit, PatientName
 from dicomweb_server.services.edit_intents import Intent
 from dicomweb_server.storage.records import Scope
@@ -76,6 +77,8 @@ class EditResource:
         if not isinstance(dry_run, bool):
             raise BadRequest("dry_run is true or false")
         req.context.studies = intent.studies
+        if dry_run:
+            req.context.audited_as = Permission.RETRIEVE  # it reads, and changes nothing
         report = self._edit.survey(intent, check=check) if dry_run else self._edit.run(intent, check=check)
         answer = {
             "edited": report.edited,
