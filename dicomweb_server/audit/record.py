@@ -33,6 +33,15 @@ _TYPES: Mapping[str, tuple[str, str]] = {
     "logout": ("110123", "Logout"),
     "admin": ("110137", "User Security Attributes Changed"),
 }
+_APPLICATION = ("110150", "Application")
+_SOURCE_ROLE, _DESTINATION_ROLE = ("110153", "Source Role ID"), ("110152", "Destination Role ID")
+_PROGRAMS = frozenset({"key", "server"})
+# Of who asks and of the server (PS3.15 A.5.3.6, A.5.3.7, A.5.3.10).
+_ROLES: Mapping[str, tuple[tuple[str, str] | None, tuple[str, str] | None]] = {
+    "search": (_SOURCE_ROLE, _DESTINATION_ROLE),
+    "store": (_SOURCE_ROLE, _DESTINATION_ROLE),
+    "share": (_SOURCE_ROLE, None),
+}
 _RESTRICTED = ("110132", "Use of Restricted Function")
 _OUTCOMES = {SUCCESS: "0", DENIED: "4", FAILED: "8"}
 
@@ -94,17 +103,18 @@ def to_message(record: AuditRecord, *, host: str) -> bytes:
     _coded(event, "EventID", code, meaning)
     if (kind := _type(record)) is not None:
         _coded(event, "EventTypeCode", *kind)
+    theirs, ours = _ROLES.get(record.action, (None, None)) if record.outcome != DENIED else (None, None)
     who = {"UserID": record.user or "anonymous", "UserIsRequestor": "true"}
     if record.address:
         who |= {"NetworkAccessPointID": record.address, "NetworkAccessPointTypeCode": "2"}
-    _coded(SubElement(root, "ActiveParticipant", who), "RoleIDCode", "110150", "Application")
+    _participant(root, who, theirs or (_APPLICATION if record.kind in _PROGRAMS else None))
     server = {"UserID": _SOURCE, "UserIsRequestor": "false", "NetworkAccessPointID": host}
-    SubElement(root, "ActiveParticipant", {**server, "NetworkAccessPointTypeCode": "1"})
+    _participant(root, {**server, "NetworkAccessPointTypeCode": "1"}, ours)
     source = SubElement(root, "AuditSourceIdentification", AuditSourceID=_SOURCE)
     SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
     for uid, kind_of in (
         (record.study_uid, ("110180", "Study Instance UID")),
-        (record.series_uid, ("113014", "Series")),
+        (record.series_uid, ("113015", "Series")),
     ):
         if uid:
             found = SubElement(
@@ -133,6 +143,12 @@ def to_message(record: AuditRecord, *, host: str) -> bytes:
         )
     message: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
     return message
+
+
+def _participant(root: Element, attributes: dict[str, str], role: tuple[str, str] | None) -> None:
+    found = SubElement(root, "ActiveParticipant", attributes)
+    if role is not None:
+        _coded(found, "RoleIDCode", *role)
 
 
 def _coded(parent: Element, name: str, code: str, meaning: str) -> None:

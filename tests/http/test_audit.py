@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,24 @@ class TestForms:
             "1.2.3",
             "<P&1>",
         ]
+
+    @pytest.mark.parametrize(
+        ("action", "kind", "outcome", "roles"),
+        [
+            ("search", "user", "success", ["110153", "110152"]),
+            ("store", "key", "failed", ["110153", "110152"]),
+            ("search", "user", "denied", []),
+            ("retrieve", "key", "success", ["110150"]),
+            ("login", "user", "success", []),
+        ],
+    )
+    def test_codes_of_participants(self, action: str, kind: str, outcome: str, roles: list[str]) -> None:
+        """A person is no application; who sends and who receives is told where the message has places for it."""
+        record = replace(RECORD, action=action, kind=kind, outcome=outcome, series_uid="1.2.3.4")
+        root = ElementTree.fromstring(to_message(record, host="pacs"))  # noqa: S314 - made here
+        assert [one.attrib["csd-code"] for one in root.iter("RoleIDCode")] == roles
+        kinds = [one.attrib["csd-code"] for one in root.iter("ParticipantObjectIDTypeCode")]
+        assert kinds[:2] == ["110180", "113015"]
 
     @pytest.mark.parametrize(
         ("action", "outcome", "code", "subtype"),
