@@ -17,17 +17,34 @@ CONFIG_VARIABLE = "DICOMWEB_CONFIG"
 VARIABLE_PREFIX = "DICOMWEB__"
 SEPARATOR = "__"
 
-_ROUTES = (
-    "patients",
-    "studies",
-    "series",
-    "instances",
-    "wado",
-    "changes",
-    "bin",
-    "statistics",
-    "openapi",
-    "openapi.json",
+# What stands below each DICOMweb prefix, and at the root of the server. A test compares them with the route table.
+DICOMWEB_PATHS = (
+    "/bin",
+    "/changes",
+    "/instances",
+    "/linkFolder",
+    "/openapi",
+    "/openapi.json",
+    "/patients",
+    "/series",
+    "/statistics",
+    "/studies",
+    "/wado",
+)
+SERVER_PATHS = (
+    "/api/dicom",
+    "/api/keys",
+    "/api/profile",
+    "/api/users",
+    "/audit",
+    "/checkIsLogin",
+    "/health",
+    "/login",
+    "/loging",
+    "/logout",
+    "/metrics",
+    "/register",
+    "/share",
 )
 
 
@@ -157,7 +174,8 @@ def _check_together(settings: Settings) -> None:
     if not settings.http.prefixes or len(set(settings.http.prefixes)) != len(settings.http.prefixes):
         where = settings.sources.get("http.prefixes", DEFAULT_SOURCE)
         raise ConfigError(f"{where}: http.prefixes must name at least one path, and each once")
-    taken = {*settings.http.prefixes, *(f"{p}/{name}" for p in settings.http.prefixes for name in _ROUTES), "/health"}
+    below = {prefix + path for prefix in settings.http.prefixes for path in DICOMWEB_PATHS}
+    taken = {*settings.http.prefixes, *below, *SERVER_PATHS}
     if settings.viewer.enabled and any(f"{settings.viewer.path}/".startswith(f"{path}/") for path in taken - {""}):
         where = settings.sources.get("viewer.path", DEFAULT_SOURCE)
         raise ConfigError(f"{where}: viewer.path is {settings.viewer.path}, where other resources are; choose another")

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from dicomweb_server.errors import ConfigError
 from dicomweb_server.http.routes import TABLE, Place
 from dicomweb_server.http.table import METHODS, Operation, Route
 from dicomweb_server.permissions import Permission
+from dicomweb_server.settings import load
 from tests.http.conftest import Client
 
 ROUTES = [
@@ -83,3 +85,11 @@ def test_wado_uri_at_the_root_needs_the_permission_of_wado_uri(archive: Client) 
         answer = archive.get(f"{root}?requestType=WADO&objectUID=1.2.3", status=404)
         assert "1.2.3" not in answer.text
         assert archive.get(f"{root}?limit=1").json["server"] == "dicomweb-server"
+
+
+@pytest.mark.parametrize("key", ["viewer.path", "fhir.base"])
+def test_neither_viewer_nor_fhir_can_stand_where_a_route_is(key: str) -> None:
+    for place in (Place.SERVER, Place.DICOMWEB):
+        for template in {entry.template.partition("/{")[0] for entry in TABLE[place]} - {"", "/"}:
+            with pytest.raises(ConfigError, match=key):
+                load(overrides={key: template}, environ={})
