@@ -85,16 +85,19 @@ _G1: Final[dict[bytes, str]] = {
 
 
 class Notes:
-    """What was noticed while a data set was read: `warnings` in order, each once; `foreign`: a text was not ASCII."""
+    """What was noticed while a data set was read: `warnings` in order, each once; `told`: how often there was one;
+    `foreign`: a text was not ASCII."""
 
-    __slots__ = ("_warnings", "foreign")
+    __slots__ = ("_warnings", "foreign", "told")
 
     def __init__(self) -> None:
         self.foreign = False
+        self.told = 0
         self._warnings: dict[str, None] = {}
 
     def warn(self, text: str) -> None:
         """Add a warning; at most a hundred different ones are kept."""
+        self.told += 1
         if len(self._warnings) < 100:
             self._warnings[text] = None
 

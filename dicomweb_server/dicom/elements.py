@@ -34,6 +34,7 @@ from dicomweb_server.dicom.plans import (
     VALUE,
     Encoding,
     Plan,
+    Run,
     implicit_of,
     kind_of,
 )
@@ -48,10 +49,18 @@ INLINE_TOTAL_BYTES: Final = 1 << 26
 """Once so much of long values stands inline, the further ones above INLINE_BYTES are bulk data."""
 MEMO_VALUE_BYTES: Final = 64
 MEMO_VALUES: Final = 64
+MEMO_SEQUENCES: Final = 512
+RUN_ELEMENTS: Final = 4
+"""Fewer are no run."""
+RUN_BYTES: Final = 8192
+MEMO_RUNS: Final = 256
+MEMO_ELEMENTS: Final = 4096
+"""A file with more elements is not kept to compare the next with."""
 MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 2_000_000
 
 _ITEM_END: Final = "FFFEE00D"
+_Single = tuple[bytes, int, int, str, Element]
 
 
 class Scope:
@@ -92,6 +101,9 @@ class DataSetReader:
         self._counted = 0
         self._inline_bytes = 0
         self._unresolved: list[tuple[str, Element, bytes, Encoding]] = []
+        # Of the top data set: what runs gave; and short values one by one, with their place in the bytes of the window.
+        self._of_runs: dict[str, Element] = {}
+        self._single: list[_Single] = []
 
     def read(self, position: int, end: int, encoding: Encoding) -> Attributes:
         """The attributes between two positions. Raises BadDicom."""
@@ -102,7 +114,27 @@ class DataSetReader:
         self._elements(scope, position)
         if scope.closed:
             raise BadDicom("an item delimiter stands outside of a sequence")
+        if scope.encoding is encoding:
+            self._learn(encoding)
         return scope.attributes
+
+    def _learn(self, encoding: Encoding) -> None:
+        """Find runs of elements that are those of the file before: the next file may have them too."""
+        elements: dict[str, Element] = {}
+        data, first, last = b"", 0, 0
+        for bytes_, start, end, key, element in self._single:
+            known = encoding.previous.get(key) is element
+            if not (known and bytes_ is data and start == last and end - first <= RUN_BYTES):
+                _remember(encoding, data[first:last], elements)
+                elements, data, first = {}, bytes_, start
+            if known:
+                elements[key] = element
+            else:
+                first = end
+            last = end
+        _remember(encoding, data[first:last], elements)
+        found = {**self._of_runs, **{key: element for _, _, _, key, element in self._single}}
+        encoding.previous = found if len(found) <= MEMO_ELEMENTS else {}
 
     def _looks_explicit(self, position: int, end: int) -> bool:
         return end - position >= 8 and self._window.bytes_at(position, 8)[4:6].decode("latin-1") in ALL_VRS
@@ -110,12 +142,14 @@ class DataSetReader:
     def _elements(self, scope: Scope, position: int) -> int:
         """Read elements up to the end of the scope or its delimiter; gives the position behind.
 
-        This loop is what a header costs: short values take its first branch, everything else a handler.
+        This loop is what a header costs: runs and short values take its first branches, everything else a handler.
         """
         window, attributes, end = self._window, scope.attributes, scope.end
         data, base, last_header = window.data, window.base, window.last_header
         reach = min(end, base + len(data))
         plans, unpack_head, u32 = scope.encoding.plans, scope.encoding.unpack_head, scope.encoding.u32
+        top = scope.depth == 0
+        runs, single = (scope.encoding.runs, self._single) if top else (_NO_RUNS, [])
         unresolved = len(self._unresolved)
         while position < end:
             if position > last_header:
@@ -125,10 +159,18 @@ class DataSetReader:
                 reach = min(end, base + len(data))
             place = position - base
             head, length = unpack_head(data, place)
+            run = runs.get(head)
+            if run is not None and data.startswith(run.raw, place) and position + len(run.raw) <= reach:
+                attributes.update(run.elements)
+                self._of_runs.update(run.elements)
+                position += len(run.raw)
+                continue
+            start = position
             plan = plans.get(head)
             if plan is None:
                 plan, length = self._new_plan(scope, place)
                 plans, unpack_head = scope.encoding.plans, scope.encoding.unpack_head
+                runs = scope.encoding.runs if top else _NO_RUNS
             key, _, kind, _, length_at, memo = plan
             if length_at:
                 length = u32(data, place + length_at)[0]
@@ -140,6 +182,7 @@ class DataSetReader:
                 raw = data[place : place + length]
                 if (element := memo.get(raw) or self._decoded(scope, plan, raw, base + place)) is not None:
                     attributes[key] = element
+                    single.append((data, start - base, place + length, key, element))
             elif key == _ITEM_END and length == 0:
                 scope.closed = True
                 break
@@ -287,7 +330,33 @@ class DataSetReader:
         self._put_binary(scope, plan.key, plan.vr, start, length, encoding=scope.encoding)
 
     def _sequence(self, scope: Scope, plan: Plan, start: int, length: int) -> None:
-        self._put_sequence(scope, plan.key, start, length, encoding=scope.encoding)
+        if scope.depth or not 0 < length <= INLINE_BYTES:
+            self._put_sequence(scope, plan.key, start, length, encoding=scope.encoding)
+            return
+        window, memo = self._window, scope.encoding.sequences
+        raw = window.bytes_at(start, length)
+        if (element := memo.get(raw)) is None:
+            self._remember_sequence(scope, plan, start, raw)
+            return
+        scope.attributes[plan.key] = element
+        first, place = start - (plan.length_at + 4 if plan.length_at else 8), start - window.base
+        if first >= window.base:
+            self._single.append((window.data, first - window.base, place + length, plan.key, element))
+
+    def _remember_sequence(self, scope: Scope, plan: Plan, start: int, raw: bytes) -> None:
+        """Read a short sequence, and keep it, if nothing outside of it has a part in what it means."""
+        notes, foreign = self._notes, self._notes.foreign
+        before = len(self.links), len(self._unresolved), notes.told
+        notes.foreign = False
+        self._put_sequence(scope, plan.key, start, len(raw), encoding=scope.encoding)
+        after = len(self.links), len(self._unresolved), notes.told
+        # As for values: what is ASCII means the same in every character set.
+        if before == after and not notes.foreign and ESCAPE not in raw:
+            memo = scope.encoding.sequences
+            if len(memo) >= MEMO_SEQUENCES:
+                memo.clear()
+            memo[raw] = scope.attributes[plan.key]
+        notes.foreign |= foreign
 
     def _charset(self, scope: Scope, plan: Plan, start: int, length: int) -> None:
         value = self._window.bytes_at(start, min(length, INLINE_BYTES))
@@ -396,6 +465,7 @@ class DataSetReader:
 
 
 _NO_CHARSET: Final = Charset(b"", Notes())
+_NO_RUNS: Final[dict[bytes, Run]] = {}
 
 _Handler = Callable[[DataSetReader, Scope, Plan, int, int], None]
 _HANDLERS: Final[dict[int, _Handler]] = {
@@ -409,6 +479,13 @@ _HANDLERS: Final[dict[int, _Handler]] = {
     SKIPPED: DataSetReader._skipped,
     DELIMITER: DataSetReader._delimiter,
 }
+
+
+def _remember(encoding: Encoding, raw: bytes, elements: dict[str, Element]) -> None:
+    if len(elements) >= RUN_ELEMENTS:
+        if len(encoding.runs) >= MEMO_RUNS:
+            encoding.runs.clear()
+        encoding.runs[encoding.unpack_head(raw)[0]] = Run(raw, elements)
 
 
 def private_vr(attributes: Attributes, key: str) -> str:

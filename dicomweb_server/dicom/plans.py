@@ -53,6 +53,13 @@ class Plan(NamedTuple):
     memo: dict[bytes, Element]
 
 
+class Run(NamedTuple):
+    """Elements that stood one after the other in two files: their bytes, and what they gave."""
+
+    raw: bytes
+    elements: dict[str, Element]
+
+
 def no_values(value: bytes, charset: Charset) -> Values | None:
     """Stands where nothing is to be decoded."""
     return None
@@ -79,7 +86,20 @@ def kind_of(vr: str) -> int:
 class Encoding:
     """One of the encodings of PS3.5 section 7.1: explicit or implicit VR, little or big endian."""
 
-    __slots__ = ("big_endian", "decoders", "explicit", "item", "order", "plans", "sequence_end", "u32", "unpack_head")
+    __slots__ = (
+        "big_endian",
+        "decoders",
+        "explicit",
+        "item",
+        "order",
+        "plans",
+        "previous",
+        "runs",
+        "sequence_end",
+        "sequences",
+        "u32",
+        "unpack_head",
+    )
 
     def __init__(self, *, explicit: bool, big_endian: bool) -> None:
         self.explicit = explicit
@@ -87,6 +107,10 @@ class Encoding:
         self.order = ">" if big_endian else "<"
         self.unpack_head = struct.Struct(self.order + ("6sH" if explicit else "4sI")).unpack_from
         self.plans: dict[bytes, Plan] = {}
+        # What instances repeat: runs by the head of their first element, sequences by their value.
+        self.runs: dict[bytes, Run] = {}
+        self.sequences: dict[bytes, Element] = {}
+        self.previous: dict[str, Element] = {}
         self.decoders = decoders(big_endian=big_endian)
         self.u32 = struct.Struct(self.order + "I").unpack_from
         self.item = struct.pack(self.order + "HH", 0xFFFE, 0xE000)
