@@ -33,6 +33,7 @@ MAX_ANIMATION_PIXELS: Final = 256 << 20
 _WEBP_MAX_SIDE: Final = 16383
 _PNG_LEVEL: Final = 3
 _DEFAULT_FRAME_MILLISECONDS: Final = 100
+_LEADING: Final = 3
 
 
 def render_frame(
@@ -192,19 +193,21 @@ def _annotate(image: Image.Image, options: RenderOptions) -> None:
     if not options.annotation and not options.technique:
         return
     size = min(max(image.height // 32, 9), 28)
-    _draw_lines(image, options.annotation, size, bottom=False)
-    _draw_lines(image, options.technique, size, bottom=True)
+    room = max(1, (image.height - size) // (size + _LEADING))  # on a small picture the last lines are left out
+    top = options.annotation[: min(room, MAX_ANNOTATION_LINES)]
+    _draw_lines(image, top, size, bottom=False)
+    _draw_lines(image, options.technique[: min(room - len(top), MAX_ANNOTATION_LINES)], size, bottom=True)
 
 
 def _draw_lines(image: Image.Image, lines: Sequence[str], size: int, *, bottom: bool) -> None:
-    shown = [line[:MAX_ANNOTATION_CHARACTERS] for line in lines[:MAX_ANNOTATION_LINES]]
     draw, font, margin = ImageDraw.Draw(image), _font(size), size // 2
     white, black = (255, 0) if image.mode == "L" else ((255, 255, 255), (0, 0, 0))
-    pitch = size + 3
-    top = image.height - margin - pitch * len(shown) if bottom else margin
-    for number, line in enumerate(shown):
+    pitch = size + _LEADING
+    top = image.height - margin - pitch * len(lines) if bottom else margin
+    for number, line in enumerate(lines):
         place = (margin, top + number * pitch)
-        draw.text(place, line, fill=white, font=font, stroke_width=1, stroke_fill=black)
+        text = line[:MAX_ANNOTATION_CHARACTERS]
+        draw.text(place, text, fill=white, font=font, stroke_width=1, stroke_fill=black)
 
 
 @lru_cache(maxsize=16)

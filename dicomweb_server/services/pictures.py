@@ -218,7 +218,7 @@ class Pictures:
     def thumbnail(self, instance: Instance, frame: int | None, media: str, options: PictureOptions) -> Payload:
         """A small picture of a frame, of the middle one where none is named; an icon for what has no pixels.
 
-        The viewport of the options is a square of 256 pixels where it is left out.
+        It fits into a square of 256 pixels where the options have no viewport, and is then never larger than the image.
         """
         if self.kind(instance) is not Kind.IMAGE:
             return in_memory(self._icon(instance, media))
@@ -228,8 +228,9 @@ class Pictures:
             if side is not None:
                 return in_memory(self._small(instance, index, side))
             if options.render.viewport is None:
-                render = replace(options.render, rows=THUMBNAIL_SIDE, columns=THUMBNAIL_SIDE)
-                options = replace(options, render=render)
+                description = self._images.description(instance)
+                limit = min(THUMBNAIL_SIDE, max(description.rows, description.columns))
+                options = replace(options, render=replace(options.render, rows=limit, columns=limit))
             return self.made(Shown(instance, (index,)), media, options)
         except MissingCodec:
             return in_memory(self._icon(instance, media))

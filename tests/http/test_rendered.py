@@ -339,6 +339,11 @@ class TestThumbnails:
         ds = stored(archive, "examples_palette.dcm")
         assert max(picture(archive.get(f"{url(ds)}/thumbnail?{query}")).size) == side
 
+    @pytest.mark.parametrize("media", ["image/jpeg", "image/png"])
+    def test_a_small_image_is_not_enlarged(self, archive: Client, media: str) -> None:
+        ds = stored(archive, "CT_small.dcm")
+        assert picture(archive.get(url(ds) + "/thumbnail", headers={"Accept": media})).size == (128, 128)
+
     @pytest.mark.parametrize("name", ["rtplan.dcm", "test-SR.dcm", "waveform_ecg.dcm"])
     def test_an_icon_for_what_has_no_pixels(self, archive: Client, name: str) -> None:
         ds = stored(archive, name)

@@ -423,6 +423,15 @@ class TestFiles:
     def test_speed(self, attributes: Attributes, expected: int) -> None:
         assert frame_milliseconds(attributes) == expected
 
+    def test_lines_of_annotation_do_not_run_into_each_other(self) -> None:
+        decoded = grey(np.zeros((64, 64)), bits=8)
+        names, techniques = ("Name", "Identifier"), tuple(f"Technique {number}" for number in range(20))
+        alone = np.array(pixels(decoded, annotation=names, window=Window(128, 256)))
+        both = np.array(pixels(decoded, annotation=names, technique=techniques, window=Window(128, 256)))
+        used = np.flatnonzero(alone.any(axis=1)).max()
+        assert np.array_equal(both[: used + 1], alone[: used + 1])
+        assert both[used + 1 :].any()
+
     def test_annotation_is_drawn(self) -> None:
         decoded = grey(np.zeros((64, 128), int))
         shown = np.array(pixels(decoded, annotation=("Name", "Ωmega"), technique=("CT",)))
