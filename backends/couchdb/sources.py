@@ -39,7 +39,7 @@ FIRST_SCAN, SCAN_PAGE = 500, 20_000
 SCANNED_FOR_ONE = 12
 """So many rows for each that is wanted are looked through first."""
 
-FEW_ROWS, MOST_ROWS = 200, 2000
+FEW_ROWS, MOST_ROWS = 100, 2000
 """So many rows of a range are read before it is tried otherwise."""
 
 MOST_RANGES = 8
@@ -156,8 +156,8 @@ class Sources:
                 page = next(scanned, [])
                 yield page
                 given = {each.document_id for each in page}
-                if len(page) * 2 > enough:
-                    break
+                if len(page) * MOST_ROWS > (enough - len(page)) * _first_scan(enough):
+                    break  # fewer rows are left to be looked through than would be collected
         yield from scanned
 
     def _scan(self, level: Level, term: Term, enough: int) -> Iterator[list[Candidate]]:
@@ -166,7 +166,7 @@ class Sources:
         tag = term.path[0]
         start = [level.value, "newest" if level is Level.STUDY else "uid"]
         options: Json = {"startkey": start, "endkey": [*start, keys.END], "reduce": False}
-        size = min(max(enough * SCANNED_FOR_ONE, FIRST_SCAN), SCAN_PAGE)
+        size = _first_scan(enough)
         found = seen = 0
         while True:
             rows = self._archive.view("search/orders", limit=size + 1, **options)
@@ -180,7 +180,8 @@ class Sources:
                 return
             options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
             found, seen = found + len(page), seen + size
-            size = min(max(math.ceil(1.2 * (enough - found) * seen / max(found, 1)), FIRST_SCAN), SCAN_PAGE)
+            likely = math.ceil(1.2 * (enough - found) * seen / max(found, 1))
+            size = min(max(likely, FIRST_SCAN), 4 * seen, SCAN_PAGE)  # hits may lie in heaps
 
     def _rows(
         self, view: str, size: int, place: int, *, docs: bool = False, **options: Any
@@ -266,6 +267,10 @@ def _of_pieces(pieces: Sequence[str], found: Sequence[list[Json]]) -> list[Candi
             if before is None or row["value"] == before
         }
     return list(there.values())
+
+
+def _first_scan(enough: int) -> int:
+    return min(max(enough * SCANNED_FOR_ONE, FIRST_SCAN), SCAN_PAGE)
 
 
 def _can_be_scanned(level: Level, term: Term) -> bool:
