@@ -41,7 +41,7 @@ class OwnServer(OwnProcess):
     def __init__(self, folder: Path, *, in_memory: bool = False, cluster: "Cluster | None" = None) -> None:
         self._folder = folder
         self._in_memory = in_memory
-        self._cluster = cluster
+        self._cluster = cluster or Cluster(copies=1)
         self.port = _free_port()
         login = f"{USER}:{PASSWORD}@" if installed() else ""
         self.url = f"http://{login}127.0.0.1:{self.port}"
@@ -63,7 +63,7 @@ class OwnServer(OwnProcess):
                 command, cwd=self._folder, env={**os.environ, **environment}, stdout=output, stderr=output
             )
         deadline = time.monotonic() + START_SECONDS
-        ready = "_up" if self._cluster else "_users" if home else ""
+        ready = "_up" if self._cluster.copies > 1 else "_users" if home else ""
         while not _answers(f"{self.url}/{ready}"):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.stop()
@@ -79,19 +79,19 @@ class OwnServer(OwnProcess):
     def _couchdb(self, home: Path) -> tuple[list[str], dict[str, str]]:
         """With all that it writes in the folder, and without Erlang's port mapper, which would stay behind."""
         ini, arguments = self._folder / "local.ini", self._folder / "vm.args"
-        alone = self._cluster or Cluster(copies=1)
+        cluster = self._cluster
         ini.write_text(
-            f"[couchdb]\nsingle_node = {str(self._cluster is None).lower()}\nuuid = {alone.secret}\n"
+            f"[couchdb]\nsingle_node = {str(cluster.copies == 1).lower()}\nuuid = {cluster.secret}\n"
             f"database_dir = {self._folder}/data\nview_index_dir = {self._folder}/data\n"
-            f"[dreyfus]\nname = none\n[cluster]\nq = 2\nn = {alone.copies}\n"
+            f"[dreyfus]\nname = none\n[cluster]\nq = 2\nn = {cluster.copies}\n"
             f"[chttpd]\nport = {self.port}\nbind_address = 127.0.0.1\n"
-            f"[chttpd_auth]\nsecret = {alone.secret}\n"
+            f"[chttpd_auth]\nsecret = {cluster.secret}\n"
             f"[log]\nwriter = file\nfile = {self._folder}/log.txt\nlevel = warning\n"
             f"[admins]\n{USER} = {PASSWORD}\n"
         )
-        name, address = alone.name_of(self)
+        name, address = cluster.name_of(self)
         arguments.write_text(
-            f"-name {name}@{address}\n-setcookie {alone.secret}\n-start_epmd false\n-erl_epmd_port {alone.port}\n"
+            f"-name {name}@{address}\n-setcookie {cluster.secret}\n-start_epmd false\n-erl_epmd_port {cluster.port}\n"
             f"-kernel inet_dist_use_interface {{{address.replace('.', ',')}}}\n"
             "-kernel error_logger silent\n-sasl sasl_error_logger false\n-noinput\n"
         )
