@@ -1,5 +1,6 @@
 """Archives in a folder for tests of commands, which are run in this process."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -14,7 +15,7 @@ from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.settings import load
 from dicomweb_server.storage.records import OnDuplicate
 from tests.samples import part10
-from tests.services import couchdb, mongodb
+from tests.services import couchdb, mongodb, s3
 
 REPLACE = IngestLimits(on_duplicate=OnDuplicate.REPLACE)
 
@@ -41,6 +42,22 @@ def in_database(backend: str, folder: Path) -> Iterator[str]:
                 pytest.fail(str(exc))
             pytest.skip(str(exc))
         yield f'backend = "{backend}"\n[storage.{backend}]\nurl = "{url}"\ndatabase = "{name}"\n'
+
+
+@contextmanager
+def in_bucket(folder: Path) -> Iterator[str]:
+    """The settings of an archive whose files lie in a bucket of a real S3 server; skips and fails as `in_database`."""
+    pytest.importorskip("obstore", reason="pip install 'dicomweb-server[s3]'")
+    with ExitStack() as stack:
+        try:
+            (folder / "s3").mkdir(exist_ok=True)
+            server = stack.enter_context(s3.running(folder / "s3"))
+        except s3.Unavailable as exc:
+            if "s3" in os.environ.get("REQUIRE_BACKENDS", "").split(","):
+                pytest.fail(str(exc))
+            pytest.skip(str(exc))
+        lines = [f"{key} = {json.dumps(value)}" for key, value in server.settings.items()]
+        yield "\n".join(['[blobs]\nstore = "s3"\n[blobs.s3]', *lines, ""])
 
 
 @contextmanager
