@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,9 +43,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def test_files_are_stored_found_and_fetched(page: Page, server: LiveServer, tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("ct.dcm", "mr.dcm", "notes.txt")]
+    paths = [tmp_path / name for name in ("ct.dcm", "discs.zip", "notes.txt")]
     paths[0].write_bytes(part10(instance(PatientName="Doe^Jane", PatientID="1", StudyDate="20240131", Modality="CT")))
-    paths[1].write_bytes(part10(instance(PatientName="<b>Roe</b>", PatientID="2", StudyDate="20230131", Modality="MR")))
+    mr = part10(instance(PatientName="<b>Roe</b>", PatientID="2", StudyDate="20230131", Modality="MR"))
+    with zipfile.ZipFile(inner := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as disc:
+        disc.writestr("DICOM/I0", mr)
+        disc.writestr("__MACOSX/._I0", b"not looked at")
+    with zipfile.ZipFile(paths[1], "w", zipfile.ZIP_STORED) as discs:
+        discs.writestr("discs/1.zip", inner.getvalue())
     paths[2].write_text("no image", encoding="utf-8")
     page.goto(server.url)
     page.fill("[name=username]", ADMIN)
@@ -67,7 +74,7 @@ def test_files_are_stored_found_and_fetched(page: Page, server: LiveServer, tmp_
     page.locator(".series img").wait_for()
     assert "MR · 1 image" in page.inner_text(".series")
     with page.expect_download() as download:
-        page.get_by_text("Zip").click()
+        page.get_by_role("link", name="Zip").click()
     assert download.value.suggested_filename.endswith(".zip")
     page.fill("[name=PatientName]", "nobody")
     page.press("[name=PatientName]", "Enter")

@@ -137,6 +137,62 @@ async function dropped(transfer) {
   return files;
 }
 
+// A file to send: its name, its size, and a way to its bytes. Zips are taken apart here, also those in zips.
+async function opened(files) {
+  const found = [];
+  for (const file of files) {
+    if (/(^|\/)(__MACOSX|\.[^/]*)(\/|$)/.test(file.webkitRelativePath || file.name)) continue;
+    if (!/\.zip$/i.test(file.name)) {
+      found.push({ name: file.name, size: file.size, blob: async () => file });
+      continue;
+    }
+    try {
+      const members = await unzipped(file);
+      const inner = members.filter((one) => /\.zip$/i.test(one.name));
+      found.push(...members.filter((one) => !inner.includes(one)));
+      found.push(...await opened(await Promise.all(inner.map(async (one) => new File([await one.blob()], one.name)))));
+    } catch (error) {
+      tell(`${file.name}: ${error.message}`);
+    }
+  }
+  return found;
+}
+
+async function unzipped(file) {
+  const view = async (start, end) => new DataView(await file.slice(start, end).arrayBuffer());
+  const before = Math.max(0, file.size - 65557);
+  const tail = await view(before, file.size);
+  let at = tail.byteLength - 22;
+  while (at >= 0 && tail.getUint32(at, true) !== 0x06054b50) at -= 1;
+  if (at < 0) throw new Error("this is no zip");
+  const [size, start] = [tail.getUint32(at + 12, true), tail.getUint32(at + 16, true)];
+  if (start === 0xffffffff || tail.getUint16(at + 10, true) === 0xffff) {
+    throw new Error("this zip is too large for a browser; dicomweb-server import takes it");
+  }
+  const directory = await view(start, start + size);
+  const found = [];
+  for (let place = 0; place + 46 <= directory.byteLength && directory.getUint32(place, true) === 0x02014b50;) {
+    const short = (offset) => directory.getUint16(place + offset, true);
+    const long = (offset) => directory.getUint32(place + offset, true);
+    const name = new TextDecoder().decode(new Uint8Array(directory.buffer, place + 46, short(28)));
+    if (short(8) & 1) throw new Error("this zip is encrypted");
+    const [method, packed, header] = [short(10), long(20), long(42)];
+    if (!name.endsWith("/") && !/(^|\/)(__MACOSX\/|\.)/.test(name)) {
+      const blob = async () => {
+        const local = await view(header, header + 30);
+        const begin = header + 30 + local.getUint16(26, true) + local.getUint16(28, true);
+        const raw = file.slice(begin, begin + packed);
+        if (method === 0) return raw;
+        if (method !== 8) throw new Error("this zip is packed in a way that browsers do not know");
+        return new Response(raw.stream().pipeThrough(new DecompressionStream("deflate-raw"))).blob();
+      };
+      found.push({ name, size: long(24), blob });
+    }
+    place += 46 + short(28) + short(30) + short(32);
+  }
+  return found;
+}
+
 function batches(files) {
   const made = [];
   let bytes = 0;
@@ -151,9 +207,9 @@ function batches(files) {
   return made;
 }
 
-function send(files, progress) {
+async function send(files, progress) {
   const form = new FormData();
-  for (const file of files) form.append("file", file, file.name);
+  for (const file of files) form.append("file", await file.blob(), file.name);
   return new Promise((done, failed) => {
     const request = new XMLHttpRequest();
     request.open("POST", address("studies"));
@@ -174,13 +230,14 @@ function tell(text) {
   if ($("told").childElementCount < MOST_TOLD) $("told").append(element("li", { className: "bad" }, text));
 }
 
-async function store(files) {
-  if (!files.length || !$("progress").hidden) return;
-  const total = files.reduce((sum, file) => sum + file.size, 0);
+async function store(chosen) {
   const bar = $("progress");
+  if (!chosen.length || !bar.hidden) return;
   let sent = 0, kept = 0, refused = 0;
   $("told").replaceChildren();
-  Object.assign(bar, { hidden: false, max: total || 1, value: 0 });
+  bar.hidden = false;
+  const files = await opened(chosen);
+  Object.assign(bar, { max: files.reduce((sum, file) => sum + file.size, 0) || 1, value: 0 });
   for (const some of batches(files)) {
     $("state").textContent = `Storing ${files.length} files: ${kept} stored`;
     try {

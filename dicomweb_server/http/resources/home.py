@@ -24,7 +24,7 @@ _VIEWER_HINT = (
 )
 
 _STUDIES = """
-<div id=drop><p>Drop DICOM files or folders here, or
+<div id=drop><p>Drop DICOM files, folders or zips here, or
 <button type=button id=choose-files>choose files</button> <button type=button id=choose-folder>a folder</button>
 <input id=files type=file multiple hidden><input id=folder type=file webkitdirectory hidden>
 <progress id=progress hidden></progress><p id=state role=status></p><ul id=told></ul></div>
