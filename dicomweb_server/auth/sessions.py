@@ -1,7 +1,8 @@
 """Sessions, kept as documents in the storage: what a refresh token or a cookie of a browser stands for.
 
-A refresh token is good for one use; each gives the next. One that comes a second time was stolen, or its successor was:
-the session ends, and both have to log in again (RFC 9700 4.14). What has ended is purged once it would have expired.
+A refresh token is good for one use; each gives the next. One that comes a second time, however many were given since,
+was stolen, or its successor was: the session ends, and both have to log in again (RFC 9700 4.14). What has ended is
+purged once it would have expired.
 """
 
 import hmac
@@ -19,6 +20,7 @@ from dicomweb_server.storage.records import Document
 
 KIND = expiry.SESSION
 _TRIES = 5
+_SECRET_BYTES, _SECRET_LENGTH = 32, 43  # in base64url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Sessions:
 
     def begin(self, user: str, *, seconds: int, facts: Mapping[str, Any] | None = None) -> tuple[Session, str]:
         """A new session and its first refresh token."""
-        session_id, secret = secrets.token_urlsafe(18), secrets.token_urlsafe(32)
+        session_id, secret = secrets.token_urlsafe(18), secrets.token_urlsafe(_SECRET_BYTES)
         body = {
             "user": user,
             "expires": self._clock() + seconds,
@@ -67,12 +69,12 @@ class Sessions:
             document = self._document(session_id)
             body, digest = dict(document.body), _digest(secret)
             if not hmac.compare_digest(digest, body["current"]):
-                if hmac.compare_digest(digest, body.get("previous", "")):
+                if len(secret) == _SECRET_LENGTH:  # one of before, however long ago
                     self.end(session_id)
                     raise Unauthenticated("this refresh token was used before; log in again")
                 raise Unauthenticated("this is no refresh token of this server, or it has expired")
-            following = secrets.token_urlsafe(32)
-            body |= {"previous": digest, "current": _digest(following)}
+            following = secrets.token_urlsafe(_SECRET_BYTES)
+            body["current"] = _digest(following)
             if extend:
                 body["expires"] = self._clock() + body["seconds"]
             try:

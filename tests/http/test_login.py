@@ -62,6 +62,17 @@ class TestTokens:
         guarded.post_json("/login/refresh", {"refresh_token": "a.b"}, status=401)
         guarded.post_json("/login/refresh", {}, status=400)
 
+    def test_an_old_refresh_token_ends_the_session_whenever_it_comes(self, guarded: Client) -> None:
+        first = last = log_in(guarded)
+        for _ in range(3):
+            last = guarded.post_json("/login/refresh", {"refresh_token": last["refresh_token"]}).json
+        cut_off = first["refresh_token"][:-5]
+        guarded.post_json("/login/refresh", {"refresh_token": cut_off}, status=401)
+        last = guarded.post_json("/login/refresh", {"refresh_token": last["refresh_token"]}).json
+        refused = guarded.post_json("/login/refresh", {"refresh_token": first["refresh_token"]}, status=401)
+        assert "used before" in refused.json["reason"]
+        guarded.post_json("/login/refresh", {"refresh_token": last["refresh_token"]}, status=401)
+
     def test_logout(self, guarded: Client) -> None:
         tokens = log_in(guarded)
         guarded.get("/studies", headers=bearer(tokens["token"]))

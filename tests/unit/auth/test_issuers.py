@@ -255,7 +255,7 @@ class TestBrowserLogin:
         session = Session(session_id="x", user="rita", expires=0, facts=facts)
         assert login.of_session(session).roles == ("reader",)
         assert "id_token_hint=" in login.logout_url(session, after="http://localhost/")
-        for bad in ({"state": "x"}, {"iss": "http://evil.example"}, {"code": None}):
+        for bad in ({"state": "x"}, {"state": "\u00e9"}, {"iss": "http://evil.example"}, {"code": None}):
             sent = {name: value for name, value in {**parameters, **bad}.items() if value is not None}
             with pytest.raises(Unauthenticated):
                 login.complete_login(parameters=sent, kept=kept, redirect_uri=REDIRECT)
