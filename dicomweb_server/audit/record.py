@@ -1,9 +1,10 @@
 """One entry of the audit trail, and the three forms in which others read it: JSON, a DICOM audit message (PS3.15 A.5),
 a FHIR AuditEvent."""
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -46,6 +47,10 @@ _RESTRICTED = ("110132", "Use of Restricted Function")
 _OUTCOMES = {SUCCESS: "0", DENIED: "4", FAILED: "8"}
 
 
+# Control characters, and those that turn the direction of what follows.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
     """What somebody did, or tried.
@@ -75,6 +80,16 @@ class AuditRecord:
         return asdict(self)
 
 
+def plain(record: AuditRecord) -> AuditRecord:
+    """The record without characters that XML cannot hold, and that terminals obey: names that were tried, and what
+    stands in URLs, is what strangers sent."""
+    texts = {name: value for name, value in asdict(record).items() if isinstance(value, str)}
+    found: dict[str, Any] = {
+        name: _OBEYED.sub("\ufffd", value) for name, value in texts.items() if _OBEYED.search(value)
+    }
+    return replace(record, **found) if found else record
+
+
 def _event(record: AuditRecord) -> tuple[str, str, str]:
     if record.outcome == DENIED and record.action not in ("login", "logout"):
         return _ALERT
@@ -91,6 +106,7 @@ def _type(record: AuditRecord) -> tuple[str, str] | None:
 
 def to_message(record: AuditRecord, *, host: str) -> bytes:
     """The AuditMessage in XML (PS3.15 A.5.1)."""
+    record = plain(record)
     code, meaning, action = _event(record)
     root = Element("AuditMessage")
     event = SubElement(
@@ -157,6 +173,7 @@ def _coded(parent: Element, name: str, code: str, meaning: str) -> None:
 
 def to_audit_event(record: AuditRecord, *, event_id: str) -> dict[str, Any]:
     """The AuditEvent of FHIR R4."""
+    record = plain(record)
     code, meaning, action = _event(record)
     entities: list[dict[str, Any]] = []
     if record.study_uid:

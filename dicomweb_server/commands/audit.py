@@ -5,7 +5,7 @@ import socket
 
 import orjson
 
-from dicomweb_server.audit.record import AuditRecord, to_audit_event, to_message
+from dicomweb_server.audit.record import AuditRecord, plain, to_audit_event, to_message
 from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.commands.auditing import COMMAND, operator
 from dicomweb_server.commands.user import opened
@@ -64,6 +64,7 @@ def _line(form: str, name: str, record: AuditRecord) -> str:
         return orjson.dumps(to_audit_event(record, event_id=name[:64])).decode()
     if form == "xml":
         return to_message(record, host=socket.gethostname()).decode()
+    record = plain(record)
     times = f" x{record.count}" if record.count > 1 else ""
     reason = f": {record.reason}" if record.reason else ""
     about = " ".join(filter(None, (record.patient_id, record.study_uid, record.object_id)))

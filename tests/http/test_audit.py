@@ -291,6 +291,19 @@ class TestForms:
             "<P&1>",
         ]
 
+    def test_what_strangers_send_is_not_obeyed(
+        self, storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A name with control characters breaks neither the message nor the terminal, and forges no line."""
+        name = "\x1b[2J\x00anna\n2026-05-01T10:20:30.123Z success"
+        record = replace(RECORD, user=name, study_uid="1.2\u202e3")
+        root = ElementTree.fromstring(to_message(record, host="pacs"))  # noqa: S314 - made here
+        assert "anna" in next(root.iter("ActiveParticipant")).attrib["UserID"]
+        AuditTrail(storage).note(record)
+        assert main(["audit", "--data", str(tmp_path / "data")]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.isprintable()
+
     @pytest.mark.parametrize(
         ("action", "kind", "outcome", "roles"),
         [
