@@ -309,13 +309,19 @@ def cross_origin(target: Target) -> str:
     preflight = target.client.send("OPTIONS", path, headers)
     if not 200 <= preflight.status < 300:
         raise Failed(f"the preflight is answered {preflight.status}; the browser asks no further")
+    _check_origin(target.origin, preflight)
     allowed = preflight.header("Access-Control-Allow-Headers").lower()
     if "authorization" not in allowed and allowed.strip() != "*":
         raise Failed("the preflight does not allow the Authorization header")
-    answer = target.client.get(path, FRAME_ACCEPTS[1], {"Origin": target.origin})
-    for one in (preflight, answer):
-        if one.header("Access-Control-Allow-Origin") not in (target.origin, "*"):
-            raise Failed(
-                f"Access-Control-Allow-Origin does not name {target.origin}: its pages may not read the answer"
-            )
+    _check_origin(target.origin, target.client.get(path, FRAME_ACCEPTS[1], {"Origin": target.origin}))
     return f"{target.origin} may read"
+
+
+def _check_origin(origin: str, answer: Answer) -> None:
+    found = answer.header("Access-Control-Allow-Origin")
+    if found not in (origin, "*"):
+        what = f"is {found}" if found else "is missing"
+        raise Failed(
+            f"Access-Control-Allow-Origin {what}: pages of {origin} may not read the answer; "
+            "name the origin in the settings of the server (of ours: http.allowed_origins)"
+        )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from dicomweb_server.dicom.uids import is_video
 from dicomweb_server.doctor.client import Client, Failed
 from dicomweb_server.doctor.samples import Sample
 
@@ -61,7 +62,8 @@ class Target:
             for series in self._list(f"/studies/{value(study, '0020000D')}/series"):
                 path = f"/studies/{value(study, '0020000D')}/series/{value(series, '0020000E')}"
                 for image in self._list(f"{path}/instances?limit=1&includefield=00280010"):
-                    if value(image, "00280010"):
+                    # A video has no frames that can be asked for one by one.
+                    if value(image, "00280010") and not is_video(str(value(image, "00083002"))):
                         self.study, self.series, self.image = study, series, image
                         return
 

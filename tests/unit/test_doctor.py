@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import orjson
 import pytest
 import requests
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG4HP41
 
 from dicomweb_server.__main__ import main
 from dicomweb_server.commands.doctor import wado_of
@@ -16,6 +18,7 @@ from dicomweb_server.doctor.client import Client
 from dicomweb_server.doctor.samples import make_samples
 from dicomweb_server.doctor.target import Target
 from tests.live import LiveServer
+from tests.samples import RELATED, envelope, instance, part10
 
 EVERY_CHECK = [name for name, _, _ in (*STORING, *READING, *REMOVING)]
 
@@ -121,6 +124,23 @@ def test_without_store_nothing_is_written(live_server: LiveServer, capsys: pytes
     assert any(line.startswith("skipped  frame ") for line in lines)
     assert lines[-1].startswith("6 ok, 0 failed") or " 0 failed" in lines[-1]
     assert requests.get(f"{live_server.url}/studies", timeout=10).json() == []
+
+
+def test_a_video_is_no_image(live_server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    video = instance(PixelData=encapsulate([bytes(100)]), NumberOfFrames=2)
+    video["PixelData"].VR = "OB"
+    file = part10(video, transfer_syntax_uid=MPEG4HP41)
+    requests.post(f"{live_server.url}/studies", envelope([file]), headers={"Content-Type": RELATED}, timeout=10)
+    try:
+        assert main(["doctor", f"{live_server.url}/dicom-web"]) == 0
+        assert "no image was found" in capsys.readouterr().out
+    finally:
+        requests.delete(f"{live_server.url}/studies/{video.StudyInstanceUID}", timeout=10)
+
+
+def test_an_origin_that_the_server_does_not_list(live_server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", live_server.url, "--store", "--origin", "http://viewer.example"]) == 1
+    assert "Access-Control-Allow-Origin is missing: pages of http://viewer.example" in capsys.readouterr().out
 
 
 def test_the_proxy_itself_spoils_nothing(spoiled: Callable[[Spoil], dict[str, tuple[str, str]]]) -> None:
