@@ -1,6 +1,6 @@
 """Measures `dicomweb-server import` beside STOW, in one run, each into an archive of its own.
 
-    python benchmarks/importing.py [--instances 600 --rounds 3 --jobs 2 --clients 4 --batch 25]
+    python benchmarks/importing.py [--instances 600 --rounds 3 --jobs 2 --clients 4 --batch 25 --side 512]
 
 The files of a round lie in a folder before; each round stores new ones by STOW, then others by import, then others by
 import --link. The processor time is that of the server, or of the command with its start.
@@ -64,8 +64,9 @@ def _main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes of the import")
     parser.add_argument("--clients", type=int, default=4, help="of STOW, at once")
     parser.add_argument("--batch", type=int, default=25, help="instances in one STOW request")
+    parser.add_argument("--side", type=int, default=512, help="rows and columns of a slice: 256 is 0.13 MB, 8 a header")
     options = parser.parse_args()
-    maker = StudyMaker()
+    maker = StudyMaker(options.side)
     load = Load(clients=options.clients, batch=options.batch)
     spent: dict[str, list[float]] = {"STOW": [], "import": [], "link": []}
     figures: dict[str, list[float]] = {"STOW": [], "import": [], "link": []}

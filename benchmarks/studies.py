@@ -130,14 +130,16 @@ def _encoded(ds: Dataset) -> bytes:
 
 
 class StudyMaker:
-    """Makes rounds of instances by replacing the markers of one encoded header."""
+    """Makes rounds of instances by replacing the markers of one encoded header; `side`: rows and columns of a slice."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = SIDE) -> None:
         ds = header()
-        ds.PixelData = bytes(FRAME_BYTES)
-        self._head = _encoded(ds)[:-FRAME_BYTES]
+        ds.Rows = ds.Columns = side
+        self._frame_bytes = 2 * side * side
+        ds.PixelData = bytes(self._frame_bytes)
+        self._head = _encoded(ds)[: -self._frame_bytes]
         # Twelve bits of noise in each 16-bit sample.
-        self._mask = int.from_bytes(b"\x0f\xff" * (FRAME_BYTES // 2), "big")
+        self._mask = int.from_bytes(b"\x0f\xff" * (self._frame_bytes // 2), "big")
 
     def round(self, instances: int) -> Round:
         """The first 100 (at most) are one series of its own study; the rest go to a second study in series of 50."""
@@ -166,7 +168,8 @@ class StudyMaker:
             (_INSTANCE, instance_uid),
         ):
             head = head.replace(marker.encode(), value.ljust(len(marker)).encode())
-        noise = (int.from_bytes(os.urandom(FRAME_BYTES), "big") & self._mask).to_bytes(FRAME_BYTES, "little")
+        size = self._frame_bytes
+        noise = (int.from_bytes(os.urandom(size), "big") & self._mask).to_bytes(size, "little")
         return Instance(study_uid, series_uid, instance_uid, head + noise)
 
 

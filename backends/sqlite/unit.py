@@ -2,8 +2,9 @@
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from operator import is_
 from typing import Any
 
 import orjson
@@ -48,6 +49,7 @@ class Unit(Rows):
         super().__init__(connection)
         self.now = microseconds()
         self._found_conflicts: dict[int, tuple[str, ...]] = {}
+        self._digested: tuple[tuple[str, str], list[str], list[Mapping[str, Any]], bytes] | None = None
 
     # Storing
 
@@ -155,8 +157,7 @@ class Unit(Rows):
         study = self.study(record.study_uid)
         series = self.series_of(study, record.series_uid)
         attributes = select(record.attributes, Level.SERIES)
-        identity = (record.sop_class_uid, record.transfer_syntax_uid, attributes)
-        digest = blake2b(orjson.dumps(identity, default=dict, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+        digest = self._digest((record.sop_class_uid, record.transfer_syntax_uid), attributes)
         header = self.known_header(series, digest)
         if header is None:
             header = Header(
@@ -176,6 +177,18 @@ class Unit(Rows):
             if last:
                 self._show(header)
         return header
+
+    def _digest(self, classes: tuple[str, str], attributes: Attributes) -> bytes:
+        """Of what makes a header. Instances of a series that were read one after the other share the very elements."""
+        tags, elements = list(attributes), list(attributes.values())
+        if self._digested is not None:
+            classes_before, tags_before, elements_before, digest = self._digested
+            if (classes, tags) == (classes_before, tags_before) and all(map(is_, elements, elements_before)):
+                return digest
+        packed = orjson.dumps((*classes, attributes), default=dict, option=orjson.OPT_SORT_KEYS)
+        digest = blake2b(packed, digest_size=16).digest()
+        self._digested = classes, tags, elements, digest
+        return digest
 
     def _show(self, header: Header) -> None:
         """Let series, study and patient show what a header brings that none before it had."""
