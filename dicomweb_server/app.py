@@ -65,7 +65,7 @@ from dicomweb_server.services.retrieve import Retrieve
 from dicomweb_server.services.scoped import ScopedStorage
 from dicomweb_server.services.search import Search
 from dicomweb_server.services.transcode import Transcode
-from dicomweb_server.settings import Settings
+from dicomweb_server.settings import NO_LOGIN, Settings
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.records import ChangeKind, OnDuplicate
 from dicomweb_server.viewer import installed
@@ -242,7 +242,11 @@ def _resources(
         thumbnail=ThumbnailResource(pictures, cache=cache),
         wado_uri=WadoUriResource(retrieve, images, pictures, transcode, frames, cache=cache),
         health=HealthResource(storage, blobs),
-        home=HomeResource(viewer=settings.viewer.path if viewer.installed else None, hint=settings.viewer.enabled),
+        home=HomeResource(
+            viewer=settings.viewer.path if viewer.installed else None,
+            hint=settings.viewer.enabled,
+            login=settings.auth.method != NO_LOGIN,
+        ),
         viewer=viewer,
         fhir=_fhir(settings, storage, removing),
         changes=ChangesResource(feed, admitted=guard.still_admits),

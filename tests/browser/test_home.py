@@ -79,3 +79,5 @@ def test_files_are_stored_found_and_fetched(page: Page, server: LiveServer, tmp_
     page.fill("[name=PatientName]", "nobody")
     page.press("[name=PatientName]", "Enter")
     page.get_by_text("No study is like that.").wait_for()
+    page.get_by_text("Log out").click()
+    page.wait_for_url("**/login?**")

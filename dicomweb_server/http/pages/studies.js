@@ -1,7 +1,7 @@
 // The studies of the archive: a list with search, the series of a study, and a place to drop files.
 "use strict";
 
-const { base, viewer, login } = document.body.dataset; // paths
+const { base, viewer, root, login } = document.body.dataset; // paths, and whether people log in here
 const PAGE = 25;
 const BATCH_FILES = 50;
 const BATCH_BYTES = 64 * 1024 * 1024;
@@ -21,15 +21,29 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+const loginAddress = () => `${root}/login?next=${encodeURIComponent(location.pathname)}`;
+
 async function ask(url) {
   const answer = await fetch(url, { headers: { Accept: "application/dicom+json, application/json" } });
-  if (answer.status === 401) {
-    location.href = `${login}?next=${encodeURIComponent(location.pathname)}`;
+  if (answer.status === 401 && login) {
+    location.href = loginAddress();
   }
   if (!answer.ok) {
     throw new Error((await answer.json().catch(() => ({}))).reason ?? `the server answered ${answer.status}`);
   }
   return answer.status === 204 ? [] : answer.json();
+}
+
+// Who is logged in, and the place to drop files only for who may store.
+async function greet() {
+  const answer = await fetch(`${root}/api/profile`);
+  const who = answer.ok ? await answer.json() : { kind: "anonymous", permissions: [] };
+  $("drop").hidden = !who.permissions.includes("store");
+  if (!login) return;
+  const known = who.kind !== "anonymous";
+  $("who").append(known ? `${who.username} ` : "", element("a", known
+    ? { href: `${root}/logout`, textContent: "Log out" }
+    : { href: loginAddress(), textContent: "Log in" }));
 }
 
 function search() {
@@ -232,7 +246,7 @@ function tell(text) {
 
 async function store(chosen) {
   const bar = $("progress");
-  if (!chosen.length || !bar.hidden) return;
+  if (!chosen.length || !bar.hidden || $("drop").hidden) return;
   let sent = 0, kept = 0, refused = 0;
   $("told").replaceChildren();
   bar.hidden = false;
@@ -282,3 +296,4 @@ $("search").addEventListener("submit", (event) => {
 $("back").addEventListener("click", () => { offset = Math.max(0, offset - PAGE); list(); });
 $("on").addEventListener("click", () => { offset += PAGE; list(); });
 list();
+greet();

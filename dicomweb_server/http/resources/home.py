@@ -24,7 +24,7 @@ _VIEWER_HINT = (
 )
 
 _STUDIES = """
-<div id=drop><p>Drop DICOM files, folders or zips here, or
+<div id=drop hidden><p>Drop DICOM files, folders or zips here, or
 <button type=button id=choose-files>choose files</button> <button type=button id=choose-folder>a folder</button>
 <input id=files type=file multiple hidden><input id=folder type=file webkitdirectory hidden>
 <progress id=progress hidden></progress><p id=state role=status></p><ul id=told></ul></div>
@@ -43,10 +43,11 @@ title='2024-01-31, or from and to: 2024-01-01-2024-12-31'>
 
 class HomeResource:
     """The root of the server, and of each DICOMweb prefix. `viewer` is the path of the hosted viewer, None without;
-    then a `hint` says how to get one, where one may be."""
+    then a `hint` says how to get one, where one may be. `login`: whether people log in here."""
 
-    def __init__(self, *, viewer: str | None = None, hint: bool = False) -> None:
+    def __init__(self, *, viewer: str | None = None, hint: bool = False, login: bool = False) -> None:
         self._viewer = viewer
+        self._login = login
         self._hint = _VIEWER_HINT if hint and not viewer else ""
         self._places = (((f"{{root}}{viewer}/", "Look at studies (OHIF)"),) if viewer else ()) + _PLACES
         self._script, self._style = pages.read("studies.js"), pages.read("studies.css")
@@ -72,17 +73,18 @@ class HomeResource:
         rows = "".join(
             f"<tr><td><a href='{_text(url)}'><code>{_text(url)}</code></a><td>{about}" for url, about in places
         )
-        paths = {"base": urlsplit(base).path, "viewer": "", "login": f"{urlsplit(root).path}/login"}
+        above = urlsplit(root).path
+        paths = {"base": urlsplit(base).path, "viewer": "", "root": above, "login": "on" if self._login else ""}
         look = ""
         if self._viewer:
-            paths["viewer"] = f"{urlsplit(root).path}{self._viewer}"
+            paths["viewer"] = f"{above}{self._viewer}"
             look = f"<a href='{_text(paths['viewer'])}/'>OHIF viewer</a>"
         data = " ".join(f"data-{name}='{_text(path)}'" for name, path in paths.items())
         shown = _text(base)
         return (
             f"<body {data}>"
             f"<header><h1>dicomweb-server</h1><span class=soft>version {__version__}</span>{look}"
-            f"<a href='{shown}/openapi'>Every address</a></header>{_STUDIES}"
+            f"<a href='{shown}/openapi'>Every address</a><span id=who></span></header>{_STUDIES}"
             f"<h2>For programs</h2><p>DICOMweb is at <code>{shown}</code>.</p><table id=places>{rows}</table>"
             f"<pre>curl '{shown}/studies?limit=5'\n"
             f"dicomweb_client --url {shown} search studies\n"
