@@ -16,6 +16,7 @@ from dicomweb_server.codec.syntaxes import (
     RLE,
     decodable,
     encodable,
+    missing,
 )
 from dicomweb_server.dicom.media import SYNTAX_MEDIA, AcceptRange
 from dicomweb_server.dicom.uids import (
@@ -60,6 +61,15 @@ def insists(ranges: Sequence[AcceptRange]) -> bool:
     it is stored."""
     named = [uid for wanted in ranges for uid in wanted.transfer_syntaxes]
     return bool(named) and "*" not in named
+
+
+def explained(refusal: NotAcceptable, source: str, ranges: Sequence[AcceptRange]) -> NotAcceptable:
+    """The refusal of a transfer syntax that Accept names, with the decoder or encoder that is missing for it."""
+    named = [uid for wanted in ranges for uid in wanted.transfer_syntaxes if uid not in ("*", source)]
+    lacking = [missing(uid, encoder=True) for uid in named if is_encapsulated(uid) and not encodable(uid)]
+    if named and not decodable(source):
+        lacking = [missing(source)]
+    return NotAcceptable(f"{lacking[0]}; {refusal.message}", refusal.offered) if lacking else refusal
 
 
 class Transcode:

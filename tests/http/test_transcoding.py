@@ -23,6 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from dicomweb_server.codec import syntaxes
 from tests.http.conftest import Archive, Client
 from tests.http.test_wado import parts, put_file
 from tests.samples import PYDICOM_FILES, RELATED, envelope, instance, part10, sample_files, url
@@ -64,6 +65,38 @@ def broken() -> bytes:
     ds = instance(PixelData=encapsulate([b"\xff\xd8no image\xff\xd9"]))
     ds["PixelData"].VR = "OB"
     return part10(ds, transfer_syntax_uid=JPEGBaseline8Bit)
+
+
+class TestMissingCodecs:
+    """What is asked for by name and needs a package that is not there is refused with the name of it."""
+
+    ACCEPTS = (
+        ("/frames/1", 'multipart/related; type="application/octet-stream"; transfer-syntax={}'),
+        ("", "application/dicom; transfer-syntax={}"),
+    )
+
+    @pytest.mark.parametrize(("path", "accept"), ACCEPTS)
+    def test_a_decoder(self, archive: Client, monkeypatch: pytest.MonkeyPatch, path: str, accept: str) -> None:
+        ds = stored(archive, "MR_small_jpeg_ls_lossless.dcm")
+        monkeypatch.setattr(syntaxes, "_installed", lambda module: module == "numpy")
+        for syntax in (ExplicitVRLittleEndian, JPEG2000Lossless):
+            refused = archive.get(url(ds) + path, headers={"Accept": accept.format(syntax)}, status=406)
+            assert "no decoder for JPEG-LS Lossless" in refused.json["reason"]
+            assert "install pyjpegls" in refused.json["reason"]
+        # Where none is named it goes out as it is stored.
+        assert archive.get(url(ds) + path, headers={"Accept": "*/*"}).status_int == 200
+
+    def test_an_encoder(self, archive: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        ds = grey()
+        archive.store(ds)
+        monkeypatch.setattr(syntaxes, "_installed", lambda module: module != "imagecodecs")
+        wado = f"/wado?requestType=WADO&objectUID={ds.SOPInstanceUID}&contentType=application/dicom&transferSyntax="
+        htj2k = archive.get(wado + syntaxes.HTJ2K_LOSSLESS, status=406).json["reason"]
+        assert "no encoder for HTJ2K Lossless" in htj2k
+        assert "install imagecodecs" in htj2k
+        none = archive.get(wado + syntaxes.JPEG_LOSSLESS_SV1, status=406).json["reason"]
+        assert none.startswith("there is no encoder for JPEG Lossless")
+        assert "install" not in none
 
 
 class TestFrames:
