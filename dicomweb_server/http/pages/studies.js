@@ -21,13 +21,10 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-const loginAddress = () => `${root}/login?next=${encodeURIComponent(location.pathname)}`;
-
 async function ask(url) {
   const answer = await fetch(url, { headers: { Accept: "application/dicom+json, application/json" } });
-  if (answer.status === 401 && login) {
-    location.href = loginAddress();
-  }
+  // Nobody is sent to log in unasked: who has just logged out could be logged in again by an issuer who knows them.
+  if (answer.status === 401) throw new Error("Log in to see the studies.");
   if (!answer.ok) {
     throw new Error((await answer.json().catch(() => ({}))).reason ?? `the server answered ${answer.status}`);
   }
@@ -43,7 +40,7 @@ async function greet() {
   const known = who.kind !== "anonymous";
   $("who").append(known ? `${who.username} ` : "", element("a", known
     ? { href: `${root}/logout`, textContent: "Log out" }
-    : { href: loginAddress(), textContent: "Log in" }));
+    : { href: `${root}/login?next=${encodeURIComponent(location.pathname)}`, textContent: "Log in" }));
 }
 
 function search() {
