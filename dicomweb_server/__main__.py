@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dicomweb_server import __version__
-from dicomweb_server.errors import DicomwebError
+from dicomweb_server.errors import DicomwebError, StorageCorrupt, StorageFull, StorageUnavailable
 from dicomweb_server.settings import Settings, load
 
 PROGRAM = "dicomweb-server"
@@ -25,6 +25,16 @@ _SEVERAL = ("uids", "words", "paths", "sources")
 """What commands call their arguments of which there can be several."""
 _SERVER = ("host", "port", "workers")
 _DATA = ("data",)
+
+
+_ADVICE: Mapping[type[DicomwebError], str] = {
+    StorageFull: "Free some space there, or look at [disk] of the settings; then run it again.",
+    StorageUnavailable: "Look whether the database runs and whether its files can be written (is the disk full, "
+    "mounted read-only, whose are they?); then run it again.",
+    StorageCorrupt: "check says what else is damaged, rebuild makes the index again from the files, and restore-backup "
+    "brings a backup back.",
+}
+"""What to do about what went wrong in the storage; the first that fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(settings, options) or 0)
     except DicomwebError as exc:
         print(f"{PROGRAM}: {exc.message}", file=sys.stderr)
+        if advice := next((text for kind, text in _ADVICE.items() if isinstance(exc, kind)), None):
+            print(advice, file=sys.stderr)
         return 1
     except OSError as exc:  # of files that a command names or writes beside the archive
         print(f"{PROGRAM}: {exc.strerror or exc}: {exc.filename or 'a file'}", file=sys.stderr)

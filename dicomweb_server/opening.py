@@ -1,7 +1,7 @@
 """What the settings name, opened: the storage, the blob store, and the way in. Light to import: the processes of
 commands begin with it."""
 
-from dicomweb_server.errors import Conflict
+from dicomweb_server.errors import Conflict, NotFound
 from dicomweb_server.plugins import blob_store_class, storage_class
 from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.services.space import Space
@@ -23,6 +23,20 @@ def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
     blobs.open()
     storage.open()
     return storage, blobs
+
+
+def open_existing(settings: Settings) -> tuple[Storage, BlobStore]:
+    """As `open_parts`, for who works on an archive that is there. Raises NotFound where there is none: a misspelt
+    folder is no empty archive."""
+    storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
+    if storage.schema().found is None:
+        in_files = settings.storage.backend == "sqlite"
+        place = settings.storage.directory if in_files else f"the {settings.storage.backend} database of the settings"
+        raise NotFound(
+            f"There is no archive in {place}: name its folder by --data, or its settings by --config"
+            + ("; where only the index was lost, rebuild makes it again." if in_files else ".")
+        )
+    return open_parts(settings)
 
 
 def ingest_of(settings: Settings, storage: Storage, blobs: BlobStore, *, edits: bool = False) -> Ingest:

@@ -112,7 +112,7 @@ class FileBlobStore(LinkingBlobStore):
     def open(self) -> None:
         with disk_errors():
             for directory in (self._blobs, self._staging):
-                os.makedirs(directory, mode=0o700, exist_ok=True)
+                _make(directory)
             self._sweep()
         if self._syncing is None:
             self._syncing = ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="sync")
@@ -286,6 +286,13 @@ def _kept_before(path: str, moment: float) -> bool:
     with suppress(FileNotFoundError):
         return Path(path).lstat().st_mtime <= moment
     return False
+
+
+def _make(directory: str) -> None:
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:  # no retry mends these
+        raise ConfigError(f"The folder {directory} of the files cannot be made: {error.strerror}.") from error
 
 
 def _sync_each(files: Iterable[StagedFile | StagedLink]) -> None:

@@ -8,6 +8,7 @@ different things is told in one record, so that nobody fills the storage.
 
 import itertools
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ _NOBODY = "anonymous"  # the kind of who is not logged in
 _FOUND_BY = {"user": "user", "study": "study_uid", "patient": "patient_id", "action": "action", "outcome": "outcome"}
 _READ_AS_ONE = ("user", "address", "action", "outcome", "study_uid")
 _REFUSED_AS_ONE = (*_READ_AS_ONE, "what")
+_MOMENT = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2}([T ][0-9:.+Z -]{0,30})?)?)?$", re.ASCII)
 _SEVERAL = "(several)"
 
 _numbers = itertools.count()
@@ -110,6 +112,9 @@ class AuditTrail:
             if name not in _FOUND_BY:
                 raise BadRequest(f"records are found by {', '.join(_FOUND_BY)}, since and until, not by {name}")
             terms.append(DocumentTerm(key=name, equal=value))
+        for text in filter(None, (since, until)):
+            if not _MOMENT.match(text):
+                raise BadRequest(f"since and until are days or times like 2026-01-31T12:00, not {text[:40]!r}")
         if since or until:
             # "~" comes after everything in a time: a day as the end means all of it.
             terms.append(DocumentTerm(key="time", low=since or "0", high=until + "~" if until else "9"))

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar, counted
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.services.backup import Backup, BackupProgress, Folder
 from dicomweb_server.settings import Settings
 
@@ -40,7 +40,7 @@ def _number(text: str) -> int:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Back up; gives the exit status. Raises DicomwebError."""
     folder = Folder(options.folder)
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs), ProgressLine() as line:
         pace = Pace()
         backup = Backup(

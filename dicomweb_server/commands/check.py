@@ -7,7 +7,7 @@ from contextlib import closing
 import orjson
 
 from dicomweb_server.commands.progress import ProgressLine, bar
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.services.check import ASIDE, Check, CheckProgress, Finding, Problem
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import Storage
@@ -39,7 +39,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Check; gives the exit status. Raises DicomwebError."""
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs):
         if options.aside:
             _print_aside(storage)

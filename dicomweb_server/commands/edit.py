@@ -10,7 +10,7 @@ from dicomweb_server.authenticating import open_trail
 from dicomweb_server.commands.auditing import COMMAND, operator
 from dicomweb_server.commands.progress import counted
 from dicomweb_server.errors import BadRequest
-from dicomweb_server.opening import ingest_of, open_parts
+from dicomweb_server.opening import ingest_of, open_existing
 from dicomweb_server.services.edit import CODES, Cause, Edit, PatientName
 from dicomweb_server.services.edit_intents import Intent
 from dicomweb_server.services.editor import Editor, EditReport
@@ -59,7 +59,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Edit; gives the exit status. Raises DicomwebError."""
     _check_usage(options)
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs):
         editor = Editor(storage, blobs, ingest_of(settings, storage, blobs, edits=True))
         if options.resume:

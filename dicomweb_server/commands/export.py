@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar, counted
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.services.export import Export, ExportProgress
 from dicomweb_server.settings import Settings
 
@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Export; gives the exit status. Raises DicomwebError."""
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs), ProgressLine() as line:
         pace = Pace()
         export = Export(storage, blobs, told=lambda progress: line.tell(lambda: _words(progress, pace)))

@@ -20,7 +20,7 @@ from dicomweb_server.fhir.reading import Reading
 from dicomweb_server.fhir.search import Search
 from dicomweb_server.fhir.values import Json
 from dicomweb_server.fhir.views import Address, Views
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.settings import Settings
 
 EXAMPLE = "fhir export image.dcm"
@@ -115,7 +115,7 @@ def _headers(paths: list[Path], failures: list[str]) -> Iterator[Attributes]:
 
 
 def _of_archive(settings: Settings, uids: list[str], dicomweb: str) -> list[Json]:
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     try:
         zone = ZoneInfo(settings.fhir.timezone) if settings.fhir.timezone else None
         views, documents = Views(storage, zone=zone), Documents(storage)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dicomweb_server.commands.progress import MEGABYTE, counted
 from dicomweb_server.commands.restore import scope_in_bin
 from dicomweb_server.errors import BadRequest
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.recycle import RecycleBin, moment_of, shown, text_of
 from dicomweb_server.services.remove import Remove
@@ -52,7 +52,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         raise BadRequest("Name a UID or --before to purge, or say --all.")
     if options.replaced and options.action == "list":
         raise BadRequest("Older versions are listed by: restore UID --versions.")
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs):
         recycle_bin = RecycleBin(storage)
         if options.replaced:

@@ -5,7 +5,7 @@ from contextlib import closing
 
 from dicomweb_server.commands.progress import counted
 from dicomweb_server.errors import NotFound
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.settings import Settings
@@ -33,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Remove; gives the exit status. Raises DicomwebError."""
     keep = settings.remove.retention_days > 0 and not options.for_good
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs):
         scopes = chosen_scopes(storage, options.words)
         if options.dry_run:

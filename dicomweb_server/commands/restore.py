@@ -7,7 +7,7 @@ from dicomweb_server.commands.progress import counted
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, NotFound
-from dicomweb_server.opening import open_parts
+from dicomweb_server.opening import open_existing
 from dicomweb_server.services.export import chosen_scopes
 from dicomweb_server.services.recycle import RecycleBin
 from dicomweb_server.settings import Settings
@@ -40,7 +40,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Restore; gives the exit status. Raises DicomwebError."""
-    storage, blobs = open_parts(settings)
+    storage, blobs = open_existing(settings)
     with closing(storage), closing(blobs):
         recycle_bin = RecycleBin(storage)
         if options.previous:

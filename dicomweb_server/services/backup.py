@@ -85,6 +85,8 @@ class Folder:
         mark = self._path / _MARK
         with disk_errors():
             if not mark.exists():
+                if self._path.exists() and not self._path.is_dir():
+                    raise Conflict(f"{self._path} is no folder: name another one.")
                 if self._path.exists() and any(self._path.iterdir()):
                     raise Conflict(f"{self._path} is not empty, and no folder of backups: name another one.")
                 for part in ("blobs", "indexes"):

@@ -167,6 +167,10 @@ def test_a_lost_index_costs_no_file(path: Path, capsys: pytest.CaptureFixture[st
         age(each)
     for each in path.with_suffix("").glob("index.sqlite*"):
         each.unlink()
+    assert check(path, "--repair") == 1
+    assert "rebuild makes it again" in capsys.readouterr().err
+    with opened(path):  # a server was started meanwhile
+        pass
     assert check(path, "--repair") == 3
     assert "is the index another one, or lost?" in capsys.readouterr().out
     assert all(each.exists() for each in files)

@@ -39,7 +39,7 @@ def test_wrong_usage(name: str) -> None:
 def test_arguments_may_stand_behind_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ("--data", str(tmp_path / "data"))
     assert main(["bin", "purge", "--before", "2026-01-31", "1.2.3", *data]) == 1
-    assert "There is no study, series or instance 1.2.3 in the bin." in capsys.readouterr().err
+    assert "There is no archive" in capsys.readouterr().err
     assert main(["import", str(tmp_path), "--jobs", "1", *data, str(tmp_path / "nothing")]) == 1
     assert "nothing" in capsys.readouterr().err
     for words in (["bin", "list", "--nothing"], ["check", "something"], ["bin", "list", *data, "1.2", "--nothing"]):
@@ -49,6 +49,53 @@ def test_arguments_may_stand_behind_options(tmp_path: Path, capsys: pytest.Captu
         told = capsys.readouterr().err
         assert "unrecognized arguments" in told
         assert f"usage: dicomweb-server {words[0]}" in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("backup", "copy"),
+        ("check",),
+        ("export", "1.2", "--to", "out"),
+        ("edit", "1.2", "--set", "PatientID=1", "--reason", "why"),
+        ("remove", "1.2"),
+        ("restore", "1.2"),
+        ("bin", "list"),
+        ("fhir", "export", "1.2"),
+    ],
+)
+def test_a_folder_without_an_archive(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--data", "misspelt"]) == 1
+    assert "There is no archive in misspelt: name its folder by --data" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_went_wrong_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged, file = tmp_path / "damaged", tmp_path / "file"
+    damaged.mkdir()
+    (damaged / "index.sqlite").write_text("no index")
+    file.write_text("no folder")
+    for words, advice in (
+        (["check", "--data", str(damaged)], "rebuild makes the index again"),
+        (
+            ["rebuild", "--data", str(file)],
+            f"The folder {file / 'blobs'} of the files cannot be made: Not a",
+        ),
+        (["import", str(tmp_path / "nothing"), "--data", str(tmp_path / "data")], "nothing"),
+        (["check", "--config", str(tmp_path / "no.toml")], "cannot be read: No such file"),
+    ):
+        assert main(words) == 1
+        assert advice in capsys.readouterr().err
+    config = tmp_path / "config.toml"
+    couchdb = '[storage]\nbackend = "couchdb"\n[storage.couchdb]\nurl = "http://127.0.0.1:1"\nwait_seconds = 0\n'
+    config.write_text(couchdb, encoding="utf-8")
+    assert main(["check", "--config", str(config)]) == 1
+    told = capsys.readouterr().err
+    assert "CouchDB cannot be reached" in told
+    assert "Look whether the database runs" in told
 
 
 def _help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
