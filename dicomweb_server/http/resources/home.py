@@ -35,8 +35,8 @@ title='2024-01-31, or from and to: 2024-01-01-2024-12-31'>
 <input name=ModalitiesInStudy placeholder=Modality aria-label=Modality><button>Search</button></form>
 <table id=list><thead><tr><th>Patient<th>ID<th>Date<th>Modality<th>Description<th>Images<th></thead><tbody></tbody>
 </table>
-<nav><button type=button id=back disabled>Back</button><span id=where class=soft role=status></span>
-<button type=button id=on disabled>On</button></nav>
+<nav><button type=button id=back disabled>Previous</button><span id=where class=soft role=status></span>
+<button type=button id=on disabled>Next</button></nav>
 <noscript><p>The list of studies needs JavaScript; programs need none of it.</noscript>
 """
 
