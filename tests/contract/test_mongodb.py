@@ -51,6 +51,57 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(str(exc))
 
 
+class ShardRules(CommandListener):
+    """Notes every command that a collection with the shard key {_id: "hashed"} (the chunks: {files_id: 1, n: 1}) would
+    refuse: a change of one document that is not chosen by its `_id`, a transaction, a join, an index that is unique."""
+
+    UNSHARDED = ("work", "counters", "archive", "fs.staging")
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+        self.seen: set[str] = set()
+
+    def started(self, event: CommandStartedEvent) -> None:
+        command, name = event.command, event.command_name
+        collection = str(command.get(name))
+        if "startTransaction" in command:
+            self.broken.append(f"{name} in a transaction")
+        if collection in self.UNSHARDED:
+            return
+        self.seen.add(name)
+        chosen = [each["q"] for each in command.get("updates", ()) if not each.get("multi") or each.get("upsert")]
+        chosen += [each["q"] for each in command.get("deletes", ()) if each["limit"]]
+        chosen += [command["query"]] if name == "findAndModify" else []
+        if any(isinstance(each.get("_id"), dict | None) for each in chosen):
+            self.broken.append(f"{name} on {collection} of one document by {chosen}")
+        stages = {stage for each in command.get("pipeline", ()) for stage in each}
+        if stages - {"$match", "$group", "$sort", "$limit", "$skip", "$project", "$count", "$unwind", "$addFields"}:
+            self.broken.append(f"{name} on {collection} with {stages}")
+        for index in command.get("indexes", ()):
+            if index.get("unique") and (collection, list(index["key"])) != ("fs.chunks", ["files_id", "n"]):
+                self.broken.append(f"a unique index on {collection}")
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def shard_rules() -> Iterator[ShardRules]:
+    rules = ShardRules()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backends.mongodb.connection.MongoClient", partial(MongoClient, event_listeners=[rules]))
+        yield rules
+    assert rules.seen >= {"insert", "update", "delete", "find", "aggregate", "createIndexes"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_that_a_sharded_collection_refuses(shard_rules: ShardRules) -> Iterator[None]:
+    shard_rules.broken.clear()
+    yield
+    assert shard_rules.broken == []
+
+
 @pytest.fixture(scope="module")
 def database(url: str) -> Iterator[str]:
     with mongodb.database(url) as name:
