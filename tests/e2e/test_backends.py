@@ -238,6 +238,43 @@ def test_the_usual_client(server: LiveServer) -> None:
     assert client.search_for_studies(search_filters={"PatientID": "CLIENT"}) == []
 
 
+def test_edits(server: LiveServer) -> None:
+    """A study is corrected, a series moved, a patient merged into another: all of it, and only that, shows at once."""
+    study, other, series = generate_uid(), generate_uid(), generate_uid()
+    some = [instance(study, series, PatientID="EDIT"), instance(study, series, PatientID="EDIT"), instance(study)]
+    some += [instance(other, PatientID="EDIT2", PatientName="Roe^Jane")]
+    some[2].PatientID = "EDIT"
+    headers = {"Content-Type": RELATED}
+    files = envelope([part10(ds) for ds in some])
+    assert requests.post(f"{server.url}/studies", data=files, headers=headers, timeout=TIMEOUT_SECONDS).ok
+
+    def edit(method: str, path: str, **asked: Any) -> int:
+        asked = {"reason": "wrong patient", **asked}
+        got = requests.request(method, server.url + path, json=asked, timeout=TIMEOUT_SECONDS)
+        assert got.ok, got.text
+        return int(got.json()["edited"])
+
+    def found(path: str) -> list[Any]:
+        got = requests.get(server.url + path, headers={"Accept": "application/dicom+json"}, timeout=TIMEOUT_SECONDS)
+        return list(got.json())
+
+    assert edit("PATCH", f"/studies/{study}", attributes={"PatientName": "Müller^Anna"}) == 3
+    assert edit("PATCH", f"/studies/{study}", attributes={"PatientName": "Müller^Anna"}) == 0
+    (hit,) = found("/studies?PatientName=muller^anna&PatientID=EDIT")
+    assert (hit["0020000D"]["Value"], hit["00201208"]["Value"]) == ([study], [3])
+    new = pydicom.dcmread(io.BytesIO(fetched(server, url(some[0]))))
+    assert (new.PatientName, new.PixelData) == ("Müller^Anna", some[0].PixelData)
+    assert edit("POST", f"/studies/{study}/series/{series}/move", study_uid=other) == 2
+    assert [len(found(f"/studies/{uid}/metadata")) for uid in (study, other)] == [1, 3]
+    merged = {"source": {"patient_id": "EDIT"}, "target": {"patient_id": "EDIT2"}}
+    assert edit("POST", "/patients/merge", **merged) == 1
+    assert found("/patients?PatientID=EDIT") == []
+    assert {item["00100010"]["Value"][0]["Alphabetic"] for item in found(f"/studies/{study}/metadata")} == {"Roe^Jane"}
+    assert len(found("/studies?PatientID=EDIT2")) == 2
+    done = requests.get(f"{server.url}/studies/{study}/edits", timeout=TIMEOUT_SECONDS).json()["edits"]
+    assert {each["state"] for each in done} == {"done"}
+
+
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True, scope="module")
 def test_two_servers_share_an_archive(
     backend: str, archive: dict[str, str], server: LiveServer, tmp_path: Path
