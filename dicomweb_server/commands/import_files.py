@@ -43,7 +43,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a folder, a zip or a DICOM file")
     command.add_argument("--link", action="store_true", help="index the files where they are, without copying them")
     command.add_argument("--resume", action="store_true", help="skip what an earlier run of the same paths has done")
-    command.add_argument("--jobs", type=_jobs, metavar="N", help="processes (one per processor)")
+    command.add_argument("--jobs", type=_jobs, metavar="N", help="processes (two per processor up to 8, one above)")
     command.add_argument("--log", type=Path, metavar="FILE", help="where to write the journal (JSON, one line a file)")
 
 
@@ -52,6 +52,11 @@ def _jobs(text: str) -> int:
     if not 1 <= number <= MAX_JOBS:
         raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_JOBS}")
     return number
+
+
+def _usual_jobs() -> int:
+    """Half of them wait for the disk, as long as they are few."""
+    return max(processors(), min(2 * processors(), 8))
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -66,7 +71,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     import_parts(settings)
     # The processes begin before anything else is open.
     with (
-        Workers(options.jobs or processors(), lambda: _importer(settings, link=options.link)) as workers,
+        Workers(options.jobs or _usual_jobs(), lambda: _importer(settings, link=options.link)) as workers,
         Journal(place, resume=options.resume) as journal,
         ProgressLine() as line,
         Interrupt() as interrupt,

@@ -8,7 +8,8 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from functools import cached_property
+from typing import Any, BinaryIO, cast
 
 from dicomweb_server.dicom.compose import compose
 from dicomweb_server.dicom.element_writer import Bulk
@@ -41,7 +42,7 @@ WARNING_MISMATCH = 0xB007
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"  # a directory of a medium is no instance of a study
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = 256 * 1024  # stays in the cache of a processor
 SMALL_BYTES = 16 * 1024
 LOOK_EVERY_BYTES = 64 * 1024 * 1024  # of a large instance: is there still room?
 BATCH_INSTANCES = 100
@@ -244,7 +245,7 @@ class IngestRequest:
             limit = self._limits.max_instance_bytes or float("inf")
             if os.fstat(staged.file.fileno()).st_size > limit:
                 raise BadDicom(f"the instance is larger than {limit} bytes (stow.max_instance_bytes)")
-            sha256 = _sha256_of(staged.file)
+            sha256 = _sha256_of(staged.file, self._buffer)
             staged.complete()
             self._examine(staged, sha256, staged.file.tell())
         self._commit_when_full()
@@ -257,7 +258,7 @@ class IngestRequest:
         with self._staging() as staged:
             compose(attributes, bulk, staged.file)
             staged.complete()
-            sha256 = _sha256_of(staged.file)
+            sha256 = _sha256_of(staged.file, self._buffer)
             self._examine(staged, sha256, staged.file.tell())
         self._commit_when_full()
 
@@ -278,6 +279,11 @@ class IngestRequest:
         kept, self._kept = self._kept, []
         with contextlib.suppress(StorageError):  # else they are orphans, which `check` finds
             self._blobs.delete(keys=[key for _, record in kept for key in _blob_keys(record)])
+
+    @cached_property
+    def _buffer(self) -> memoryview:
+        """To read files through: the memory of one for all."""
+        return memoryview(bytearray(READ_BYTES))
 
     def _discard_pending(self) -> None:
         for item in self._pending:
@@ -506,12 +512,12 @@ def restore(storage: Storage, *, instance_uid: str, version: str) -> None:
     storage.restore(instance_uid=instance_uid, version=version)
 
 
-def _sha256_of(file: BinaryIO) -> str:
-    """Of the whole file, which is at its end then."""
+def _sha256_of(file: BinaryIO, buffer: memoryview) -> str:
+    """Of the whole file, which is at its end then. It is read through the buffer."""
     digest = hashlib.sha256()
     file.seek(0)
-    while chunk := file.read(READ_BYTES):
-        digest.update(chunk)
+    while count := cast(io.BufferedIOBase, file).readinto(buffer):
+        digest.update(buffer[:count])
     return digest.hexdigest()
 
 
