@@ -31,6 +31,7 @@ class InFlight:
         self._document: Json = {"_id": f"{PREFIX}{keys.new_attempt()}", "type": "writer", "studies": [], "at": 0}
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
+        self._left_half = False
 
     @contextlib.contextmanager
     def writing(self, studies: Collection[str]) -> Iterator[None]:
@@ -40,6 +41,9 @@ class InFlight:
             self._tell()
         try:
             yield
+        except BaseException:
+            self._left_half = True
+            raise
         finally:
             with self._lock:
                 self._busy.subtract(studies)
@@ -61,9 +65,9 @@ class InFlight:
         raise StorageUnavailable("CouchDB does not take the entry of this process.")
 
     def close(self) -> None:
-        """Withdraw the entry, unless something is still being written."""
+        """Withdraw the entry, unless something is still being written, or was left half-way by a failure."""
         with self._lock:
-            if "_rev" in self._document and not self._busy:
+            if "_rev" in self._document and not self._busy and not self._left_half:
                 self._records.delete([self._document])
                 self._document.pop("_rev")
                 self._document["at"] = 0

@@ -238,6 +238,25 @@ class TestWriters:
         assert put(other, one) == [Stored.SAME]
         other.close()
 
+    def test_a_store_that_failed_half_way_is_finished_by_the_next_start(
+        self, url: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The database could not be reached any more, and then again when the process ended."""
+        storage = opened(url, name)
+        one = record()
+
+        def fail(*_: object) -> None:
+            raise StorageUnavailable("CouchDB cannot be reached.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Deriver, "settle", fail)
+            with pytest.raises(StorageUnavailable):
+                put(storage, one)
+        storage.close()
+        other = opened(url, name)
+        assert study_hit(other, one.study_uid).number_of_instances == 1
+        other.close()
+
     def test_a_process_that_died_while_removing(self, url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         storage = opened(url, name)
         study, series = new_uid(), new_uid()
