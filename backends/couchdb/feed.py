@@ -70,7 +70,7 @@ class Feed:
     def _resume(self, cursor: str) -> tuple[list[Any], int]:
         found = _CURSOR.fullmatch(cursor)
         if found is None:
-            raise BadRequest("This cursor is none that the change feed gave.")
+            raise BadRequest("The cursor of the change feed is not one that this archive gave.")
         return [int(found[1]), found[3]], int(found[2])
 
     def _count(self, low: int, end: list[Any]) -> int:
