@@ -1,10 +1,10 @@
 """Known vulnerabilities of what is installed here, and of the oldest versions that setup.cfg allows, without a network.
 
-    python .ci/advisories.py FOLDER [--ignore ID]...
+    python .ci/advisories.py FOLDER|FILE [--ignore ID]...
 
 FOLDER holds advisories in the OSV format, as YAML or JSON, at any depth: a checkout of pypa/advisory-database or
-github/advisory-database on GitHub, or PyPI/all.zip of osv.dev, unpacked. Ends with 1 when a version is affected, with 2
-when the folder holds no advisories.
+github/advisory-database on GitHub, or PyPI/all.zip of osv.dev, unpacked. FILE holds one, or several YAML documents, as
+known.yaml beside this does. Ends with 1 when a version is affected, with 2 when there are no advisories.
 """
 
 import argparse
@@ -56,19 +56,19 @@ def oldest_allowed() -> dict[str, Version]:
     return found
 
 
-def advisories(folder: Path, names: Iterable[str]) -> Iterator[Mapping[str, Any] | None]:
-    """Those that may be about one of the names; None for each other, which is not read."""
+def advisories(place: Path, names: Iterable[str]) -> Iterator[Mapping[str, Any] | None]:
+    """Those in a file or below a folder that may be about one of the names; None for each other, which is not read."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     words = (re.escape(name).replace(r"\-", "[-_.]") for name in names)
     wanted = re.compile(rf"""\bname["']?\s*:\s*["']?(?:{"|".join(words)})["']?\s*[,}}\r\n]""", re.IGNORECASE)
-    for file in sorted(folder.rglob("*")):
+    for file in [place] if place.is_file() else sorted(place.rglob("*")):
         if file.suffix not in (".yaml", ".yml", ".json") or not file.is_file():
             continue
-        text = file.read_text(encoding="utf-8")
-        if re.search(r"""^\s*["']?affected["']?\s*:""", text, re.MULTILINE) is None:
-            continue
-        # YAML is nearly a superset of JSON, and as quick.
-        yield yaml.load(text, loader) if wanted.search(text) else None  # noqa: S506
+        for text in file.read_text(encoding="utf-8").split("\n---\n"):
+            if re.search(r"""^\s*["']?affected["']?\s*:""", text, re.MULTILINE) is None:
+                continue
+            # YAML is nearly a superset of JSON, and as quick.
+            yield yaml.load(text, loader) if wanted.search(text) else None  # noqa: S506
 
 
 def affected(advisory: Mapping[str, Any], versions: Mapping[str, Version]) -> Iterator[Affected]:
@@ -117,19 +117,19 @@ def _version(text: Any) -> Version | None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("place", type=Path, metavar="FOLDER|FILE")
     parser.add_argument("--ignore", metavar="ID", action="append", default=[], help="leave this advisory out")
     options = parser.parse_args(arguments)
     here, oldest = installed(), oldest_allowed()
     number, found = 0, set()
-    for advisory in advisories(options.folder, here.keys() | oldest.keys()):
+    for advisory in advisories(options.place, here.keys() | oldest.keys()):
         number += 1
         if advisory is None or {advisory["id"], *advisory.get("aliases", [])} & set(options.ignore):
             continue
         found |= {f"installed: {one}" for one in affected(advisory, here)}
         found |= {f"allowed by setup.cfg: {one}" for one in affected(advisory, oldest)}
     if not number:
-        print(f"{options.folder} holds no advisories in the OSV format", file=sys.stderr)
+        print(f"{options.place} holds no advisories in the OSV format", file=sys.stderr)
         return 2
     for line in sorted(found):
         print(line)

@@ -49,6 +49,17 @@ def test_an_affected_package_is_named(tmp_path: Path) -> None:
     assert check(tmp_path, "--ignore", "CVE-2000-1")[0] == 0
 
 
+def test_a_file_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "known.yaml"
+    documents = [
+        YAML.format(name="numpy", end="fixed", bound="0.1"),
+        YAML.format(name="pydicom", end="fixed", bound="99"),
+    ]
+    path.write_text("---\n".join(documents), encoding="utf-8")
+    status, told = check(path)
+    assert (status, "against 2 advisories" in told, f"installed: pydicom {PYDICOM}" in told) == (1, True, True)
+
+
 @pytest.mark.parametrize(
     "text",
     [
