@@ -1,7 +1,10 @@
 """The commands that keep an archive, on the databases and on S3: what comes in, is corrected, removed, checked, saved
 and made again."""
 
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +20,7 @@ from dicomweb_server.services.release import Release, Retention
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import Scope
 from tests.commands.archives import in_bucket, in_database, opened, settings_file, store
+from tests.live import ROOT
 from tests.samples import instance, part10
 
 
@@ -41,6 +45,13 @@ def path(places: tuple[Path, Path]) -> Path:
 
 def run(path: Path, command: str, *arguments: object) -> int:
     return main([command, "--config", str(path), *map(str, arguments)])
+
+
+def run_import(path: Path, *arguments: object) -> int:
+    """In a process of its own: it forks, and this one has threads of S3 and of databases."""
+    command = [sys.executable, "-m", "dicomweb_server", "import", "--config", str(path), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, timeout=60, check=False).returncode
 
 
 def content(path: Path) -> Any:
@@ -89,7 +100,7 @@ def test_in_out_and_made_again(places: tuple[Path, Path], tmp_path: Path, capsys
         (tmp_path / "in" / f"{number}.dcm").write_bytes(part10(instance("1.2.3", "1.2.3.1", f"1.2.3.1.{number}")))
     assert run(path, "import", "--link", tmp_path / "in") == 1
     assert "Files can be linked only into an archive on sqlite and files" in capsys.readouterr().err
-    assert run(path, "import", "--jobs", 1, "--log", tmp_path / "journal", tmp_path / "in") == 0
+    assert run_import(path, "--jobs", 1, "--log", tmp_path / "journal", tmp_path / "in") == 0
     (tmp_path / "drop").mkdir()
     (tmp_path / "drop" / "x.dcm").write_bytes(part10(instance("1.2.4", "1.2.4.1", "1.2.4.1.1")))
     assert run(path, "watch", "--once", "--settle", 0, "--every", 0.1, tmp_path / "drop") == 0
