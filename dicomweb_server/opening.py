@@ -26,8 +26,13 @@ def open_parts(settings: Settings) -> tuple[Storage, BlobStore]:
 
 
 def open_existing(settings: Settings) -> tuple[Storage, BlobStore]:
-    """As `open_parts`, for who works on an archive that is there. Raises NotFound where there is none: a misspelt
-    folder is no empty archive."""
+    """As `open_parts`, for who works on an archive that is there. Raises NotFound where there is none."""
+    require_archive(settings)
+    return open_parts(settings)
+
+
+def require_archive(settings: Settings) -> None:
+    """Raises NotFound where there is no archive: a misspelt folder is no empty one."""
     storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
     if storage.schema().found is None:
         in_files = settings.storage.backend == "sqlite"
@@ -36,7 +41,6 @@ def open_existing(settings: Settings) -> tuple[Storage, BlobStore]:
             f"There is no archive in {place}: name its folder by --data, or its settings by --config"
             + ("; where only the index was lost, rebuild makes it again." if in_files else ".")
         )
-    return open_parts(settings)
 
 
 def ingest_of(settings: Settings, storage: Storage, blobs: BlobStore, *, edits: bool = False) -> Ingest:

@@ -33,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> Iterable[argparse.Argumen
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it; gives the exit status. Raises DicomwebError."""
-    with opened(settings) as storage:
+    with opened(settings, anew=options.action == "add") as storage:
         keys = ApiKeys(storage)
         if options.action == "add":
             key_id = _add(keys, Roles(settings.auth.roles, settings.auth.role_map), options)

@@ -13,6 +13,7 @@ from dicomweb_server.auth.rights import Roles
 from dicomweb_server.auth.users import Users, new_user, user_name
 from dicomweb_server.commands.auditing import note_change
 from dicomweb_server.errors import BadRequest, Conflict
+from dicomweb_server.opening import require_archive
 from dicomweb_server.plugins import storage_class
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import Storage
@@ -62,7 +63,7 @@ def add_arguments(command: argparse.ArgumentParser) -> Iterable[argparse.Argumen
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it; gives the exit status. Raises DicomwebError."""
     roles = Roles(settings.auth.roles, settings.auth.role_map)
-    with opened(settings) as storage:
+    with opened(settings, anew=options.action == "add") as storage:
         users = Users(storage)
         action = {"add": _add, "list": _list, "password": _password}.get(options.action, _change)
         action(users, roles, options)
@@ -78,8 +79,10 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Storage]:
-    """The storage of the settings, until the block ends."""
+def opened(settings: Settings, *, anew: bool = False) -> Iterator[Storage]:
+    """The storage of the settings, until the block ends; `anew`: it is made where there is none."""
+    if not anew:
+        require_archive(settings)
     storage = storage_class(settings.storage.backend).from_settings(settings=settings.storage_section)
     if settings.storage.backend == "sqlite":
         settings.storage.directory.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,9 @@ def test_arguments_may_stand_behind_options(tmp_path: Path, capsys: pytest.Captu
         ("restore", "1.2"),
         ("bin", "list"),
         ("fhir", "export", "1.2"),
+        ("user", "list"),
+        ("key", "list"),
+        ("audit",),
     ],
 )
 def test_a_folder_without_an_archive(
