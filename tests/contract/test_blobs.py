@@ -127,7 +127,7 @@ def test_a_link_in_place_of_a_blob_is_not_followed(files: FileBlobStore, tmp_pat
         files.read(key=key, start=0, length=1)
 
 
-def test_a_directory_that_cannot_be_is_unavailable(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_is_a_mistake_of_the_settings(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
         opened(tmp_path / "file" / "below")
