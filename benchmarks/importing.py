@@ -70,15 +70,18 @@ def _main() -> None:
     load = Load(clients=options.clients, batch=options.batch)
     spent: dict[str, list[float]] = {"STOW": [], "import": [], "link": []}
     figures: dict[str, list[float]] = {"STOW": [], "import": [], "link": []}
-    for _ in range(options.rounds):
-        with servers.ours(servers.OUR_COMMAND) as server:
-            stored = store_all(server.url, maker.round(options.instances).instances, replace(load, pid=server.pid))
-            figures["STOW"].append(stored["store_per_second"])
-            spent["STOW"].append(5 * stored["cpu_seconds_per_200_stored"])
-        for name, more in (("import", ()), ("link", ("--link",))):
-            with tempfile.TemporaryDirectory(prefix="import-") as folder:
+    # All of it is kept until the end: ext4 passes over the places of files that were deleted within the last minutes,
+    # which costs who makes the next ones up to twice the time.
+    with tempfile.TemporaryDirectory(prefix="importing-") as top:
+        for number in range(options.rounds):
+            command = servers.OUR_COMMAND.replace("{data}", f"{top}/{number}-stow")
+            with servers.ours(command) as server:
+                stored = store_all(server.url, maker.round(options.instances).instances, replace(load, pid=server.pid))
+                figures["STOW"].append(stored["store_per_second"])
+                spent["STOW"].append(5 * stored["cpu_seconds_per_200_stored"])
+            for name, more in (("import", ()), ("link", ("--link",))):
                 instances = maker.round(options.instances).instances
-                rate, milliseconds = _import(Path(folder), instances, options.jobs, *more)
+                rate, milliseconds = _import(Path(top) / f"{number}-{name}", instances, options.jobs, *more)
                 figures[name].append(rate)
                 spent[name].append(milliseconds)
     for name, values in figures.items():
