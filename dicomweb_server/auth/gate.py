@@ -1,8 +1,6 @@
 """The one place that says who a request is of, whatever it brings: password, token, key, cookie or link."""
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 from dicomweb_server.auth.base import Authenticator, Parts
 from dicomweb_server.auth.expiry import is_recent, purge_expired
 from dicomweb_server.auth.keys import PREFIX, ApiKeys
+from dicomweb_server.auth.remembered import Remembered
 from dicomweb_server.auth.rights import ANONYMOUS, EVERYTHING, Identity
 from dicomweb_server.auth.sessions import Session, Sessions
 from dicomweb_server.auth.shares import Shares
@@ -90,8 +89,7 @@ class Gate:
         self._access = Signer(secret, "access", clock=clock)
         self._cookies = Signer(secret, "cookie", clock=clock)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._remembered: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+        self._remembered: Remembered[str, Identity] = Remembered(seconds=REREAD_SECONDS, most=MAX_REMEMBERED)
 
     def identify(self, credentials: Credentials) -> Identity:
         """Who it is. Raises Unauthenticated, TooManyRequests, IssuerUnavailable."""
@@ -132,8 +130,7 @@ class Gate:
         except Unauthenticated:
             return None
         self._sessions.end(identity.session)
-        with self._lock:
-            self._remembered.pop(identity.session, None)
+        self._remembered.forget(identity.session)
         return session
 
     def purge_expired(self) -> int:
@@ -194,17 +191,11 @@ class Gate:
     def _of_session(self, session_id: str) -> Identity:
         """Read again after two seconds: so long a log-out or a change of the user may go unnoticed elsewhere."""
         now = self._clock()
-        with self._lock:
-            found = self._remembered.get(session_id)
-        if found is not None and is_recent(found[1], now, REREAD_SECONDS):
-            return found[0]
+        if (found := self._remembered.get(session_id, now)) is not None:
+            return found
         session = self._confirmed(self._sessions.get(session_id))
         identity = replace(self.authenticator.of_session(session), session=session_id)
-        with self._lock:
-            self._remembered[session_id] = (identity, now)
-            self._remembered.move_to_end(session_id)
-            while len(self._remembered) > MAX_REMEMBERED:
-                self._remembered.popitem(last=False)
+        self._remembered.put(session_id, identity, now)
         return identity
 
     def _confirmed(self, session: Session) -> Session:

@@ -1,19 +1,13 @@
 """Logging in with users of this server, and with tokens of one other issuer: `auth.method = "jwt"`."""
 
-import hmac
-import math
-import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any, Self
 
 from dicomweb_server.auth import passwords
 from dicomweb_server.auth.base import Authenticator, Parts
-from dicomweb_server.auth.expiry import is_recent
 from dicomweb_server.auth.failures import Failures
 from dicomweb_server.auth.issuer import TokenReader, token_reader
+from dicomweb_server.auth.remembered import PasswordKeys, Remembered
 from dicomweb_server.auth.rights import Identity
 from dicomweb_server.auth.sessions import Session
 from dicomweb_server.auth.users import User, Users
@@ -31,7 +25,8 @@ class LocalLogin(Authenticator):
         self._parts = parts
         self._users = Users(parts.storage)
         self._failures = Failures(parts.storage, clock=parts.clock)
-        self._remembered = _Remembered()
+        self._keys = PasswordKeys()
+        self._generations: Remembered[bytes, int] = Remembered(seconds=REMEMBER_SECONDS, most=MAX_REMEMBERED)
         self._reader = reader
 
     @classmethod
@@ -49,8 +44,9 @@ class LocalLogin(Authenticator):
     def password(self, user: str, password: str, *, address: str) -> Identity:
         """Verified once, then remembered for a minute; forgotten when the user changes."""
         found = self._users.find(user)
-        key = self._remembered.key(user, password)
-        if found is not None and not found.disabled and self._remembered.holds(key, found, self._parts.clock()):
+        key = self._keys.of(user, password)
+        known = self._generations.get(key, self._parts.clock())
+        if found is not None and not found.disabled and known == found.generation:
             return self._identity(found)
         self._failures.check(user, address)
         right = passwords.matches(password, found.password if found else None)
@@ -59,7 +55,7 @@ class LocalLogin(Authenticator):
             # The same words for all, so that nobody learns which names there are.
             raise Unauthenticated(WRONG)
         self._failures.succeeded(user, address)
-        self._remembered.add(key, found, self._parts.clock())
+        self._generations.put(key, found.generation, self._parts.clock())
         return self._identity(found)
 
     def facts(self, identity: Identity) -> Mapping[str, Any]:
@@ -76,26 +72,3 @@ class LocalLogin(Authenticator):
 
     def _identity(self, user: User) -> Identity:
         return self._parts.identity(user.name, user.roles, access=user.access)
-
-
-class _Remembered:
-    """Which passwords were right a moment ago: under a key that lives in this process only, never the password."""
-
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
-
-    def key(self, user: str, password: str) -> bytes:
-        return hmac.digest(self._secret, f"{user}\0{password}".encode("utf-8", "surrogatepass"), sha256)
-
-    def holds(self, key: bytes, user: User, now: float) -> bool:
-        with self._lock:
-            generation, since = self._entries.get(key, (0, -math.inf))
-        return generation == user.generation and is_recent(since, now, REMEMBER_SECONDS)
-
-    def add(self, key: bytes, user: User, now: float) -> None:
-        with self._lock:
-            self._entries[key] = (user.generation, now)
-            while len(self._entries) > MAX_REMEMBERED:
-                self._entries.popitem(last=False)

@@ -1,11 +1,9 @@
 """Logging in at an OpenID Connect issuer, Keycloak or any other: `auth.method = "keycloak"`."""
 
 import hmac
-import math
 import secrets
 import threading
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Self
@@ -17,6 +15,7 @@ from dicomweb_server.auth.base import Authenticator, Parts
 from dicomweb_server.auth.expiry import is_recent
 from dicomweb_server.auth.failures import Failures
 from dicomweb_server.auth.issuer import PublishedKeys, ReadToken, TokenReader, Web
+from dicomweb_server.auth.remembered import PasswordKeys, Remembered
 from dicomweb_server.auth.rights import Identity
 from dicomweb_server.auth.sessions import Session
 from dicomweb_server.auth.tables import Table
@@ -83,9 +82,9 @@ class OidcLogin(Authenticator):
             clock=parts.clock,
         )
         self._failures = Failures(parts.storage, clock=parts.clock)
-        self._remembered = _Passwords()
-        self._active: OrderedDict[bytes, float] = OrderedDict()
-        self._lock = threading.Lock()
+        self._keys = PasswordKeys()
+        self._passwords: Remembered[bytes, Identity] = Remembered(seconds=REMEMBER_SECONDS, most=MAX_REMEMBERED)
+        self._active: Remembered[bytes, bool] = Remembered(seconds=ASK_AGAIN_SECONDS, most=MAX_REMEMBERED)
 
     @classmethod
     def from_settings(cls, *, settings: Mapping[str, Any], parts: Parts) -> Self:
@@ -105,7 +104,8 @@ class OidcLogin(Authenticator):
         if not self._password_grant:
             raise Unauthenticated("passwords are not taken here; log in at /login, or send a token")
         now = self._parts.clock()
-        if (found := self._remembered.get(user, password, now)) is not None:
+        key = self._keys.of(user, password)
+        if (found := self._passwords.get(key, now)) is not None:
             return found
         self._failures.check(user, address)
         form = {"grant_type": "password", "username": user, "password": password, "scope": self._scope}
@@ -116,7 +116,7 @@ class OidcLogin(Authenticator):
             raise Unauthenticated("the user name or the password is wrong") from None
         self._failures.succeeded(user, address)
         identity = self._identity(self._reader.read(str(answer.get("access_token", ""))), kind="user")
-        self._remembered.add(user, password, identity, now)
+        self._passwords.put(key, identity, now)
         return identity
 
     def facts(self, identity: Identity) -> Mapping[str, Any]:
@@ -223,19 +223,15 @@ class OidcLogin(Authenticator):
     def _check_active(self, token: str) -> None:
         """Ask the issuer whether it still stands by the token (RFC 7662), at most each ten seconds for one."""
         digest, now = sha256(token.encode()).digest(), self._parts.clock()
-        with self._lock:
-            if is_recent(self._active.get(digest, -math.inf), now, ASK_AGAIN_SECONDS):
-                return
+        if self._active.get(digest, now):
+            return
         form = {"token": token, "client_id": self._client_id, "client_secret": self._client_secret}
         status, answer = self._web.ask(self._discovery.text("introspection_endpoint"), form=form)
         if status != 200 or not isinstance(answer, dict):
             raise IssuerUnavailable("the login service does not tell about tokens")
         if answer.get("active") is not True:
             raise Unauthenticated("the login service has ended this token; log in again")
-        with self._lock:
-            self._active[digest] = now
-            while len(self._active) > MAX_REMEMBERED:
-                self._active.popitem(last=False)
+        self._active.put(digest, True, now)
 
 
 class _Discovery:
@@ -272,29 +268,6 @@ class _Discovery:
                     if not self._document:
                         raise
             return self._document
-
-
-class _Passwords:
-    """Who a name and a password turned out to be, under a key that lives in this process only."""
-
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
-
-    def get(self, user: str, password: str, now: float) -> Identity | None:
-        with self._lock:
-            found = self._entries.get(self._key(user, password))
-        return found[0] if found and is_recent(found[1], now, REMEMBER_SECONDS) else None
-
-    def add(self, user: str, password: str, identity: Identity, now: float) -> None:
-        with self._lock:
-            self._entries[self._key(user, password)] = (identity, now)
-            while len(self._entries) > MAX_REMEMBERED:
-                self._entries.popitem(last=False)
-
-    def _key(self, user: str, password: str) -> bytes:
-        return hmac.digest(self._secret, f"{user}\0{password}".encode("utf-8", "surrogatepass"), sha256)
 
 
 def _same(one: str, other: str) -> bool:
