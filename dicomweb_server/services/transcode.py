@@ -18,7 +18,7 @@ from dicomweb_server.codec.syntaxes import (
     encodable,
     missing,
 )
-from dicomweb_server.dicom.media import SYNTAX_MEDIA, AcceptRange
+from dicomweb_server.dicom.media import SYNTAX_MEDIA, AcceptRange, Offer, choose
 from dicomweb_server.dicom.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -63,13 +63,19 @@ def insists(ranges: Sequence[AcceptRange]) -> bool:
     return bool(named) and "*" not in named
 
 
-def explained(refusal: NotAcceptable, source: str, ranges: Sequence[AcceptRange]) -> NotAcceptable:
-    """The refusal of a transfer syntax that Accept names, with the decoder or encoder that is missing for it."""
-    named = [uid for wanted in ranges for uid in wanted.transfer_syntaxes if uid not in ("*", source)]
-    lacking = [missing(uid, encoder=True) for uid in named if is_encapsulated(uid) and not encodable(uid)]
-    if named and not decodable(source):
-        lacking = [missing(source)]
-    return NotAcceptable(f"{lacking[0]}; {refusal.message}", refusal.offered) if lacking else refusal
+def choose_syntax(ranges: Sequence[AcceptRange], offers: Sequence[Offer], source: str) -> Offer:
+    """As `choose`, for what is stored in the transfer syntax `source`; the refusal of one that Accept names tells which
+    decoder or encoder is missing for it. Raises NotAcceptable."""
+    try:
+        return choose(ranges, offers)
+    except NotAcceptable as refusal:
+        named = [uid for wanted in ranges for uid in wanted.transfer_syntaxes if uid not in ("*", source)]
+        lacking = [missing(uid, encoder=True) for uid in named if is_encapsulated(uid) and not encodable(uid)]
+        if named and not decodable(source):
+            lacking = [missing(source)]
+        if not lacking:
+            raise
+        raise NotAcceptable(f"{lacking[0]}; {refusal.message}", refusal.offered) from refusal
 
 
 class Transcode:

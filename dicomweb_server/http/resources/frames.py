@@ -14,11 +14,11 @@ from dicomweb_server.dicom.media import (
     part_type,
 )
 from dicomweb_server.dicom.uids import is_encapsulated
-from dicomweb_server.errors import NotAcceptable, NotFound
+from dicomweb_server.errors import NotFound
 from dicomweb_server.http.answers import PARTS_WITH_LENGTH, OutPart, send_multipart, send_payload, tag
 from dicomweb_server.http.params import accepted, entity_url, frame_numbers, scope_of
 from dicomweb_server.services.retrieve import Instance, Retrieve
-from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, explained, insists
+from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, choose_syntax, insists
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -58,10 +58,7 @@ class FramesResource:
         stored = [offer for offer in frame_offers(instance) if offer.multipart or not several]
         more = converted_offers(self._transcode, instance, ranges, stored)
         more = [offer for offer in more if offer.multipart or not several]
-        try:
-            offer = choose(ranges, stored + more)
-        except NotAcceptable as exc:
-            raise explained(exc, instance.stored.transfer_syntax_uid, ranges) from exc
+        offer = choose_syntax(ranges, stored + more, instance.stored.transfer_syntax_uid)
         converted = bool(more) and offer.transfer_syntax in {one.transfer_syntax for one in more}
         if converted and not insists(ranges):
             # What cannot be decoded goes out as it is stored.

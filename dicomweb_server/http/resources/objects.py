@@ -4,14 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import falcon
 
-from dicomweb_server.dicom.media import AcceptRange, Offer, choose
-from dicomweb_server.errors import NotAcceptable
+from dicomweb_server.dicom.media import AcceptRange, Offer
 from dicomweb_server.http.answers import PARTS_WITH_LENGTH, OutPart, not_modified, send_multipart, send_payload, tag
 from dicomweb_server.http.params import accepted, entity_url, scope_of, truth
 from dicomweb_server.services.archive import zip_archive
 from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Payload, Retrieve
-from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, explained, insists
+from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, choose_syntax, insists
 from dicomweb_server.storage.records import Scope, StoredInstance
 
 DICOM, OCTETS, ZIP = "application/dicom", "application/octet-stream", "application/zip"
@@ -34,7 +33,9 @@ class ObjectsResource:
         # Every transfer syntax that occurs must be one that the client takes, or can be made into one.
         syntaxes = dict.fromkeys(item.transfer_syntax_uid for item in found)
         single = scope.instance_uid is not None
-        chosen = {syntax: self._chosen(syntax, ranges, single=single) for syntax in syntaxes}
+        chosen = {
+            syntax: choose_syntax(ranges, self._offers(syntax, ranges, single=single), syntax) for syntax in syntaxes
+        }
         offer = next(iter(chosen.values()))
         targets = {syntax: one.transfer_syntax or syntax for syntax, one in chosen.items()}
         converted = any(source != target for source, target in targets.items())
@@ -57,12 +58,6 @@ class ObjectsResource:
         """Delete all of it: gone when this answers."""
         self._remove.remove(scope=scope_of(**uids))
         resp.status = 204
-
-    def _chosen(self, syntax: str, ranges: Sequence[AcceptRange], *, single: bool) -> Offer:
-        try:
-            return choose(ranges, self._offers(syntax, ranges, single=single))
-        except NotAcceptable as exc:
-            raise explained(exc, syntax, ranges) from exc
 
     def _offers(self, syntax: str, ranges: Sequence[AcceptRange], *, single: bool) -> list[Offer]:
         targets = self._transcode.file_targets(syntax, ranges) if asks_beyond(ranges, {syntax}) else []

@@ -8,7 +8,7 @@ import falcon
 from dicomweb_server import __version__
 from dicomweb_server.dicom.media import AcceptRange, Offer, choose, parse_accept
 from dicomweb_server.dicom.uids import is_uid
-from dicomweb_server.errors import BadRequest, NotAcceptable
+from dicomweb_server.errors import BadRequest
 from dicomweb_server.http.answers import REVALIDATE, send_payload, tag
 from dicomweb_server.http.params import frame_numbers
 from dicomweb_server.http.resources.frames import FramesResource, check_frames, converted_offers, frame_offers
@@ -17,7 +17,7 @@ from dicomweb_server.services.images import Images
 from dicomweb_server.services.picture_options import URI_NAMES, uri_options
 from dicomweb_server.services.pictures import Kind, Pictures
 from dicomweb_server.services.retrieve import Instance, Payload, Retrieve
-from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, explained, insists
+from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, choose_syntax, insists
 from dicomweb_server.storage.records import StoredInstance
 
 DICOM = "application/dicom"
@@ -76,10 +76,7 @@ class WadoUriResource:
             return
         instance = self._retrieve.opened(stored)
         rendered = [Offer(media) for media in self._pictures.media_types(instance)]
-        try:
-            offer = choose(ranges, rendered + self._files(stored, named))
-        except NotAcceptable as exc:
-            raise explained(exc, stored.transfer_syntax_uid, ranges) from exc
+        offer = choose_syntax(ranges, rendered + self._files(stored, named), stored.transfer_syntax_uid)
         if offer.media == DICOM:
             self._send_file(req, resp, stored, offer, strict=insists(ranges))
         else:
