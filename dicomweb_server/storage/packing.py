@@ -20,8 +20,9 @@ def pack_metadata(attributes: Attributes, transfer_syntax_uid: str) -> bytes:
     """`InstanceRecord.metadata` from the attributes of an instance; sorted by tag, as they are (PS3.18 F.2.2)."""
     elements = list(attributes.items())
     place = bisect_left(elements, AVAILABLE_SYNTAX, key=itemgetter(0))
-    syntax = {AVAILABLE_SYNTAX: {"vr": "UI", "Value": [transfer_syntax_uid]}}
-    shown = dict(elements[:place]) | syntax | dict(elements[place:]) | syntax
+    behind = place + (AVAILABLE_SYNTAX in attributes)
+    elements[place:behind] = [(AVAILABLE_SYNTAX, {"vr": "UI", "Value": [transfer_syntax_uid]})]
+    shown = dict(elements)
     return igzip_lib.compress(orjson.dumps(shown), 1, flag=igzip_lib.COMP_DEFLATE)
 
 
