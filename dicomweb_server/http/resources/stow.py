@@ -13,7 +13,7 @@ from dicomweb_server.errors import BadRequest, UnsupportedMedia
 from dicomweb_server.http.answers import JSON, XML, warn
 from dicomweb_server.http.body import chunks, reader
 from dicomweb_server.http.params import accepted, entity_url, scope_of
-from dicomweb_server.http.resources.stow_metadata import DescribedInstances
+from dicomweb_server.http.resources.stow_metadata import METADATA_TYPES, DescribedInstances
 from dicomweb_server.metrics import Metrics
 from dicomweb_server.services.ingest import Accepted, Ingest, IngestRequest, Refused, Report
 from dicomweb_server.storage.base import BlobStore
@@ -98,7 +98,7 @@ class StowResource:
             kind = parse_media_type(parameters.get("type", ""))[0]
             if kind in ("", "application/dicom", "application/octet-stream"):
                 return lambda read, request: self._take_files(read, content_type, request)
-            if kind in (JSON, "application/json", XML, "application/xml", "text/xml"):
+            if kind in METADATA_TYPES:
                 return lambda read, request: self._take_described(read, content_type, request)
         raise UnsupportedMedia(f"payloads of this Content-Type are not stored here; taken are {_TAKEN}")
 

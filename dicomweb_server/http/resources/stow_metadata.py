@@ -13,8 +13,8 @@ from dicomweb_server.errors import BadRequest
 from dicomweb_server.storage.base import BlobStore, StagedBlob
 from dicomweb_server.storage.disk import disk_errors
 
-_JSON_TYPES = frozenset({"application/dicom+json", "application/json"})
 _XML_TYPES = frozenset({"application/dicom+xml", "application/xml", "text/xml"})
+METADATA_TYPES = _XML_TYPES | {"application/dicom+json", "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class DescribedInstances:
 
     def take(self, part: Part) -> None:
         """Take one part: JSON and XML are metadata, all else is bulk data named by its Content-Location."""
-        if part.content_location is None and part.media_type in _JSON_TYPES | _XML_TYPES:
+        if part.content_location is None and part.media_type in METADATA_TYPES:
             self._take_metadata(part)
             return
         location = part.content_location
