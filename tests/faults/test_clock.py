@@ -82,12 +82,8 @@ class Archive:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+def served(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[Archive]:
     tmp_path = tmp_path_factory.mktemp("clock")
-    try:
-        library = shim.build(tmp_path)
-    except shim.NoCompiler as exc:
-        pytest.skip(str(exc))
     control = shim.Control(tmp_path / "control")
     data = tmp_path / "data"
     with receiving() as receiver:

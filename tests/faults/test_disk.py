@@ -109,12 +109,8 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, disk: Path) -> None:
             assert requests.get(url, headers=WHOLE, timeout=TIMEOUT_SECONDS).content == files[uid]
 
 
-def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
+def test_a_disk_that_can_only_be_read(tmp_path: Path, library: Path) -> None:
     """As after an error of the disk, by which Linux mounts it anew in the midst of everything."""
-    try:
-        library = shim.build(tmp_path)
-    except shim.NoCompiler as exc:
-        pytest.skip(str(exc))
     control = shim.Control(tmp_path / "control")
     study_uid = str(generate_uid())
     uid, file = file_of(study_uid, 100)
@@ -137,12 +133,8 @@ def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
         assert listed(server).keys() == {uid, other_uid}
 
 
-def test_a_file_that_the_disk_cannot_read(tmp_path: Path) -> None:
+def test_a_file_that_the_disk_cannot_read(tmp_path: Path, library: Path) -> None:
     """The answer for that one ends too early, and all others are served; `check --deep` tells which it is."""
-    try:
-        library = shim.build(tmp_path)
-    except shim.NoCompiler as exc:
-        pytest.skip(str(exc))
     control = shim.Control(tmp_path / "control")
     (uid, file), (other_uid, other) = (file_of(str(generate_uid()), 100) for _ in range(2))
     arguments = ("serve", "--port", "0", "--data", str(tmp_path / "data"), "--workers", "1")
