@@ -183,13 +183,17 @@ int mkdir(const char *path, mode_t mode) {
 
 static int opened(const char *path, int flags) { return flags & O_CREAT ? happens("create", CREATE, path) : 0; }
 
+/* The mode is there only where a file may be made. */
+#define MODE_BEHIND(flags) \
+    va_list more; \
+    va_start(more, flags); \
+    int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, int) : 0; \
+    va_end(more);
+
 #define OPEN(name) \
     int name(const char *path, int flags, ...) { \
         NEXT(name); \
-        va_list more; \
-        va_start(more, flags); \
-        int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, int) : 0; \
-        va_end(more); \
+        MODE_BEHIND(flags) \
         int found = opened(path, flags); \
         REFUSE(found); \
         return next(path, flags, mode); \
@@ -200,10 +204,7 @@ OPEN(open64)
 #define OPENAT(name) \
     int name(int fd, const char *path, int flags, ...) { \
         NEXT(name); \
-        va_list more; \
-        va_start(more, flags); \
-        int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, int) : 0; \
-        va_end(more); \
+        MODE_BEHIND(flags) \
         int found = opened(path, flags); \
         REFUSE(found); \
         return next(fd, path, flags, mode); \
