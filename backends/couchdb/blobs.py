@@ -119,10 +119,11 @@ class CouchBlobStore(BlobStore):
         if any(each.file.closed for each in staged):
             raise StorageError("A blob that was given up cannot be kept.")
         files = {_new_key(each.file.seek(0, 2)): each.file for each in staged}
-        chunks = [(key, number) for key in files for number in range(len(_document_ids(key)))]
-        last = [(key, number) for key, number in chunks if not number and _size(key) > CHUNK_BYTES]
+        counts = {key: len(_document_ids(key)) for key in files}
+        most = [(key, number) for key, count in counts.items() for number in range(int(count > 1), count)]
+        last = [(key, 0) for key, count in counts.items() if count > 1]
         try:
-            for some in ([each for each in chunks if each not in last], last):
+            for some in (most, last):
                 self._run([partial(_put, blobs, files, together) for together in _together(some)])
         except BaseException:
             with contextlib.suppress(StorageError):
