@@ -176,9 +176,7 @@ class IssuerUnavailable(ServerError):
     """The service that says who somebody is does not answer: the same request may succeed after
     `retry_after_seconds`."""
 
-    def __init__(self, message: str, retry_after_seconds: int = 10) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+    retry_after_seconds = 10
 
 
 class ConfigError(ServerError):

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-ACTIONS = ("login", "logout", "search", "retrieve", "store", "edit", "delete", "restore", "share", "admin", "audit")
 SUCCESS, DENIED, FAILED = "success", "denied", "failed"
 _DCM = "DCM"
 _SOURCE = "dicomweb-server"

@@ -49,14 +49,14 @@ class Web:
             ca_certs=ca_file or None,
         )
 
-    def ask(self, url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None) -> Any:
+    def ask(self, url: str, *, form: Mapping[str, str] | None = None) -> Any:
         """Status and JSON of the answer. Raises IssuerUnavailable."""
         try:
             answer = self._pool.request(
                 "GET" if form is None else "POST",
                 url,
                 body=None if form is None else urlencode(form),
-                headers={**(headers or {}), **({} if form is None else _FORM)},
+                headers={} if form is None else _FORM,
                 preload_content=False,
                 redirect=False,
             )

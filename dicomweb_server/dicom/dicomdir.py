@@ -32,7 +32,6 @@ _RECORD_TYPES = (
     ("1.2.840.10008.5.1.4.1.1.104.", "ENCAP DOC"),
     ("1.2.840.10008.5.1.4.1.1.66.4", "SEGMENTATION"),
 )
-_ITEM_HEADER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,11 +85,6 @@ def stream_region(region: FrameRegion, read: ByteSource) -> Iterator[bytes]:
             yield read(place, min(CHUNK_BYTES, start + length - place))
 
 
-def read_frame(layout: Layout, index: int, read: ByteSource) -> bytes:
-    """A frame as it is stored. Raises NotFound, which names the number of frames."""
-    return read_region(frame_region(layout, index), read)
-
-
 def read_frame_little_endian(layout: Layout, index: int, read: ByteSource, *, bits_allocated: int) -> bytes:
     """A frame of any uncompressed layout as little endian: a big endian one is swapped (PS3.5 7.3 and 8.1.1)."""
     region = frame_region(layout, index)

@@ -334,13 +334,6 @@ def part_type(offer: Offer) -> str:
     return f"{offer.media}; transfer-syntax={offer.transfer_syntax}" if offer.transfer_syntax else offer.media
 
 
-def content_type(offer: Offer, boundary: str | None = None) -> str:
-    """The Content-Type of the whole answer; `boundary` is needed for a multipart one."""
-    if not offer.multipart:
-        return part_type(offer)
-    return f'multipart/related; type="{offer.media}"; boundary={boundary}'
-
-
 _RANGE = re.compile(r"bytes\s*=[\s,]*(\d{0,32})\s*-\s*(\d{0,32})[\s,]*", re.IGNORECASE | re.ASCII)
 
 

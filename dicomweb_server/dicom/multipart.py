@@ -7,7 +7,7 @@ the one before it left open.
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -23,7 +23,6 @@ _MAX_PADDING_BYTES = 128
 _LINE_END = rb"[ \t]{0,%d}\r?\n" % _MAX_PADDING_BYTES
 _AFTER_BOUNDARY = re.compile(rb"--|" + _LINE_END)
 _AFTER_BOUNDARY_BEGUN = re.compile(rb"-?|[ \t]{0,%d}\r?" % _MAX_PADDING_BYTES)
-_BLANK_LINE = re.compile(rb"\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,11 +324,3 @@ def part_head(boundary: str, headers: Sequence[tuple[str, str]], *, first: bool)
 def closing(boundary: str) -> bytes:
     """All bytes behind the last payload."""
     return f"\r\n--{boundary}--\r\n".encode()
-
-
-def body_length(boundary: str, parts: Iterable[tuple[Sequence[tuple[str, str]], int]]) -> int:
-    """The exact length in bytes of a body of these parts, each given as (headers, payload size in bytes)."""
-    total = len(closing(boundary))
-    for number, (headers, size) in enumerate(parts):
-        total += len(part_head(boundary, headers, first=number == 0)) + size
-    return total

@@ -27,8 +27,6 @@ DOCUMENT_CLASSES = (
 )
 """How the SOP classes begin whose instances have a title."""
 
-SPECIMEN_MODALITIES = frozenset({"SM", "GM"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
@@ -125,7 +123,7 @@ def _encounter(shown: Attributes) -> Json | None:
     return {"type": "Encounter", "identifier": identifier}
 
 
-def _people(shown: Attributes, name_tag: str, identification_tag: str, kind: str = "Practitioner") -> list[Json]:
+def _people(shown: Attributes, name_tag: str, identification_tag: str) -> list[Json]:
     """Persons by name, each with the code that the identification sequence has for it."""
     identifications = list(items(shown, identification_tag))
     found = []
@@ -133,7 +131,7 @@ def _people(shown: Attributes, name_tag: str, identification_tag: str, kind: str
         code = next(items(identifications[place], "00401101"), None) if place < len(identifications) else None
         coded = values.coding(code) if code else {}
         identifier = filled(system=coded.get("system"), value=coded.get("code"))
-        found.append(filled(type=kind, identifier=identifier, display=name))
+        found.append(filled(type="Practitioner", identifier=identifier, display=name))
     return found
 
 

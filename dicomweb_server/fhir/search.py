@@ -31,7 +31,6 @@ from dicomweb_server.storage.records import Document, Hit, Page
 MAX_CHAINED = 5000
 MAX_INSTANCES_OF_PAGE = 50_000
 _AT_ONCE = 500
-_BARE = Detail(series=False, instances=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,10 @@
 """Typed readers for what a request carries: UIDs, frame lists, query parameters, the Accept header."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 import falcon
 
-from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.media import AcceptRange, parse_accept
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, TooLarge
@@ -109,14 +108,6 @@ def entity_url(base: str, scope: Scope) -> str:
     if scope.instance_uid is not None:
         url += f"/instances/{scope.instance_uid}"
     return url
-
-
-LEVEL_OF_COLLECTION: Mapping[str, Level] = {
-    "patients": Level.PATIENT,
-    "studies": Level.STUDY,
-    "series": Level.SERIES,
-    "instances": Level.INSTANCE,
-}
 
 
 def names(parameters: Sequence[tuple[str, str]]) -> str:

@@ -28,7 +28,6 @@ Item = dict[str, dict[str, Any]]
 
 MODALITY, MODALITIES_IN_STUDY = "00080060", "00080061"
 SOP_CLASS, SOP_CLASSES_IN_STUDY = "00080016", "00080062"
-RETRIEVE_URL = "00081190"
 HITS_AT_ONCE = 100  # so many instance headers are in memory while an answer streams
 MAX_OFFSET = 2**62
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dicomweb_server.dicom.compose import compose
 from dicomweb_server.dicom.element_writer import BulkPart
-from dicomweb_server.dicom.frames import bulk_regions, bulk_word_bytes, read_frame, read_region
+from dicomweb_server.dicom.frames import bulk_regions, bulk_word_bytes, frame_region, read_region
 from dicomweb_server.dicom.json_model import ALL_VRS, swap_words
 from dicomweb_server.dicom.layout import EncapsulatedFrames
 from dicomweb_server.dicom.part10 import Header, inflate, read_header
@@ -111,7 +111,8 @@ def _frames(header: Header, data: bytes) -> bytes:
     frames = header.layout.frames
     count = 0 if frames is None else frames.count
     return b"".join(
-        read_frame(header.layout, i, lambda start, length: data[start : start + length]) for i in range(count)
+        read_region(frame_region(header.layout, i), lambda start, length: data[start : start + length])
+        for i in range(count)
     )
 
 

@@ -19,7 +19,6 @@ from dicomweb_server.dicom.frames import (
     bulk_word_bytes,
     frame_region,
     payload_length,
-    read_frame,
     read_frame_little_endian,
     read_region,
     stream_region,
@@ -57,7 +56,7 @@ def frames_of(data: bytes) -> list[bytes]:
     """All frames of a file; their announced lengths are checked."""
     layout = Layout.unpack(read_header(io.BytesIO(data)).layout.pack())
     assert layout.frames is not None
-    found = [read_frame(layout, index, reader(data)) for index in range(layout.frames.count)]
+    found = [read_region(frame_region(layout, index), reader(data)) for index in range(layout.frames.count)]
     for index, frame in enumerate(found):
         region = frame_region(layout, index)
         assert payload_length(region, reader(data)) == len(frame)
@@ -100,7 +99,9 @@ def test_the_frames_of_sample_files_equal_those_of_pydicom(path: Path) -> None:
         assert header.layout.frames is None
         return
     assert header.layout.frames is not None
-    found = [read_frame(header.layout, index, reader(data)) for index in range(header.layout.frames.count)]
+    found = [
+        read_region(frame_region(header.layout, index), reader(data)) for index in range(header.layout.frames.count)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert found == expected_frames(ds)
@@ -243,7 +244,7 @@ class TestEncapsulated:
         data = jpeg(image(), encapsulated([b"abcd", b"ef"]))
         layout = read_header(io.BytesIO(data)).layout
         with pytest.raises(StorageCorrupt):
-            read_frame(layout, 0, reader(bytes(len(data))))
+            read_region(frame_region(layout, 0), reader(bytes(len(data))))
 
 
 class TestLittleEndian:

@@ -12,7 +12,6 @@ from dicomweb_server.dicom.multipart import (
     MultipartLimits,
     MultipartReader,
     Part,
-    body_length,
     closing,
     new_boundary,
     part_head,
@@ -334,7 +333,6 @@ class TestWriting:
             b"--B\r\nContent-Type: application/dicom\r\nContent-Location: /studies/1\r\n\r\none"
             b"\r\n--B\r\n\r\n\r\n--B--\r\n"
         )
-        assert body_length("B", [(headers, 3), ([], 0)]) == len(body)
 
     def test_a_header_cannot_be_split(self) -> None:
         with pytest.raises(ValueError, match="line end"):
@@ -376,7 +374,6 @@ def test_what_is_written_is_read_back_however_it_is_cut(
     )
     if parts:
         body += closing(boundary)
-        assert len(body) == body_length(boundary, [(headers, len(payload)) for headers, payload in parts])
     else:
         body = b"--" + boundary.encode() + b"--"
     reader = MultipartReader(blocks(lead + body + tail, sizes), f'multipart/related; boundary="{boundary}"')
