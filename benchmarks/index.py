@@ -29,7 +29,8 @@ from benchmarks.studies import header
 from dicomweb_server import plugins
 from dicomweb_server.dicom.attributes import resolve
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Term, parse_term
+from dicomweb_server.dicom.matching import Term
+from dicomweb_server.dicom.query_values import parse_term
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import InstanceRecord, OnDuplicate, Scope

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from dicomweb_server.auth.rights import ANONYMOUS
 from dicomweb_server.dicom.attributes import COMPUTED, level_of, resolve
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Term, parse_term
+from dicomweb_server.dicom.matching import Term
+from dicomweb_server.dicom.query_values import parse_term
 from dicomweb_server.errors import BadRequest, ConfigError
 
 STUDY_UID = "0020000D"

@@ -1,18 +1,15 @@
-"""Attribute matching (PS3.4 C.2.2.2): what a query value means, and when a stored value matches it."""
+"""Attribute matching (PS3.4 C.2.2.2): the conditions of a query, and when stored values match them."""
 
-import calendar
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import Any
 
-from dicomweb_server.dicom.attributes import Attributes, is_empty, keyword_of, vr_of
+from dicomweb_server.dicom.attributes import Attributes, is_empty, vr_of
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.names import MAX_TEXT, fold_name, plain_name, sound, words
-from dicomweb_server.errors import BadRequest
+from dicomweb_server.dicom.spans import date_time_span, time_span
 
 Path = tuple[str, ...]
 """An attribute: one tag, or the tags from a sequence down to the attribute inside it. A path of one entry of the form
@@ -110,21 +107,10 @@ def terms_in(conditions: Iterable[Condition]) -> Iterator[Term]:
                 yield from terms_in((part,))
 
 
-MAX_VALUES = 5000
-MAX_QUERY_BYTES = 64 * 1024
-MAX_LIST_BYTES = MAX_VALUES * 65
-"""Bounds of a query value; a list of UIDs, numbers, tags or code strings may be as long as so many UIDs are."""
-MAX_STARS = 32
-
-_NUMBERS = frozenset(("IS", "DS", "FL", "FD", "SL", "SS", "UL", "US", "SV", "UV"))
-_BINARY = frozenset(("OB", "OW", "OF", "OD", "OL", "OV"))
-_WILDCARD = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"))
-_LISTED = _NUMBERS | {"UI", "CS", "AT"}
-_CLOCKED = frozenset(("DA", "TM", "DT"))
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_LIST = re.compile(r"[,\\]")
-_STARS = re.compile(r"\*{2,}")
+NUMBERS = frozenset(("IS", "DS", "FL", "FD", "SL", "SS", "UL", "US", "SV", "UV"))
+"""The VRs whose values are compared as numbers."""
+BINARY = frozenset(("OB", "OW", "OF", "OD", "OL", "OV"))
+"""The VRs whose values are not compared."""
 
 
 # Stored values
@@ -207,18 +193,18 @@ def _date_forms(value: Any) -> Iterable[str | float]:
 
 
 def _time_forms(value: Any) -> Iterable[str | float]:
-    span = _time_span(str(value).strip(" \0"))
+    span = time_span(str(value).strip(" \0"))
     return (span[0],) if span else ()
 
 
 def _date_time_forms(value: Any) -> Iterable[str | float]:
-    span = _date_time_span(str(value).strip(" \0"))
+    span = date_time_span(str(value).strip(" \0"))
     return (span[0],) if span else ()
 
 
 def _number_forms(value: Any) -> Iterable[str | float]:
-    number = _number(value)
-    return () if number is None else (number,)
+    found = number(value)
+    return () if found is None else (found,)
 
 
 def _tag_forms(value: Any) -> Iterable[str | float]:
@@ -236,203 +222,18 @@ _FORMS: Mapping[str, Callable[[Any], Iterable[str | float]]] = {
     "DT": _date_time_forms,
     "AT": _tag_forms,
     "SQ": _no_forms,
-    **dict.fromkeys(_NUMBERS, _number_forms),
-    **dict.fromkeys(_BINARY, _no_forms),
+    **dict.fromkeys(NUMBERS, _number_forms),
+    **dict.fromkeys(BINARY, _no_forms),
 }
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """The number that a value is; None where it is none, or not finite."""
     try:
-        number = float(value)
+        found = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
-
-
-# Query values
-
-
-def parse_term(
-    path: Path, text: str, *, fuzzy: bool = False, multiple: bool = False, empty: bool = False
-) -> Term | None:
-    """What a query value demands of an attribute (PS3.4 C.2.2.2); None where it demands nothing (universal matching).
-
-    UIDs, numbers, tags and code strings are lists separated by comma or backslash; `multiple` (multiple value matching)
-    splits all others by backslash. `empty` (empty value matching) gives two quotation marks their meaning. `fuzzy`
-    matches names by the words in them. Raises BadRequest for a value that the attribute cannot have.
-    """
-    vr = vr_of(path[-1])
-    if _CONTROL.search(text):
-        raise BadRequest(f"The value of {_name(path)} holds a control character.")
-    longest = MAX_LIST_BYTES if vr in _LISTED else MAX_QUERY_BYTES
-    if len(text.encode()) > longest:
-        raise BadRequest(f"The value of {_name(path)} is longer than {longest} bytes.")
-    values = [value for part in _split(vr, text, multiple) if (value := part.strip())]
-    if not values or any(not value.strip("*") for value in values):
-        return None
-    if len(values) > MAX_VALUES:
-        raise BadRequest(f"{_name(path)} has more than {MAX_VALUES} values.")
-    patterns: dict[Pattern, None] = {}
-    for value in values:
-        if empty and value == '""':
-            patterns[Empty()] = None
-        else:
-            patterns.update(dict.fromkeys(_patterns(path, vr, value, fuzzy)))
-    return Term(path, vr, tuple(patterns)) if patterns else None
-
-
-def parse_combined(path: Path, date: str, time: str) -> Term | None:
-    """The date and the time value of a query as one range of moments (PS3.4 C.2.2.2.5): from the first date at the
-    first time to the last date at the last time. `path` ends in "DATE+TIME"."""
-    low_date, high_date = _ends(path, date.strip(), _date_span, "date")
-    low_time, high_time = _ends(path, time.strip(), _time_span, "time")
-    low = None if low_date is None else low_date + (low_time or "0" * 12)
-    high = None if high_date is None else high_date + (high_time or "235959999999")
-    if low is None and high is None:
-        return None
-    return Term(path, "DT", (_span_pattern(path, low, high),))
-
-
-def _split(vr: str, text: str, multiple: bool) -> list[str]:
-    if vr in _LISTED:
-        return _LIST.split(text)
-    return text.split("\\") if multiple else [text]
-
-
-def _patterns(path: Path, vr: str, value: str, fuzzy: bool) -> list[Pattern]:
-    if vr in _CLOCKED:
-        span, kind = _SPANS[vr]
-        return [_span_pattern(path, *_ends(path, value, span, kind))]
-    if vr in _NUMBERS:
-        number = _number(value)
-        if number is None:
-            raise BadRequest(f"{_name(path)} is a number; its query value is none.")
-        return [Equal(number)]
-    if vr == "PN":
-        return _name_patterns(path, value, fuzzy)
-    if vr == "SQ" or vr in _BINARY:
-        raise BadRequest(
-            f"{_name(path)} cannot be matched: name an attribute with a value, inside the sequence if it is one."
-        )
-    if vr == "AT":
-        return [Equal(value.strip("()").replace(",", "").upper())]
-    if vr in _WILDCARD:
-        number = _number(value) if vr == "UN" else None
-        return [_text_pattern(path, value), *([] if number is None else [Equal(number)])]
-    return [Equal(value[:MAX_TEXT])]
-
-
-def _text_pattern(path: Path, value: str) -> Pattern:
-    if "*" not in value and "?" not in value:
-        return Equal(value[:MAX_TEXT])
-    pattern = _STARS.sub("*", value)
-    if pattern.count("*") > MAX_STARS:
-        raise BadRequest(f"The value of {_name(path)} has more than {MAX_STARS} stars.")
-    if len(pattern) > MAX_TEXT:
-        raise BadRequest(f"The pattern for {_name(path)} is longer than {MAX_TEXT} characters.")
-    return Wildcard(pattern)
-
-
-def _name_patterns(path: Path, value: str, fuzzy: bool) -> list[Pattern]:
-    folded, plain = fold_name(value), plain_name(value)
-    starred = "*" in value or "?" in value
-    if starred:
-        _text_pattern(path, value)  # folding cuts what is too long: refuse that first
-    if fuzzy and (wanted := words(value)):
-        return [Words(wanted), *([_text_pattern(path, folded)] if starred else [])]
-    patterns: list[Pattern] = [_text_pattern(path, folded)]
-    if "?" in value and plain != folded:
-        patterns.append(_text_pattern(path, plain))
-    return patterns
-
-
-def _name(path: Path) -> str:
-    return ".".join("+".join(keyword_of(tag) or tag for tag in part.split("+")) for part in path)
-
-
-# Dates and times
-
-
-_TIME = re.compile(r"(\d{2}(?:\d{2}(?:\d{2})?)?)(?:\.(\d{1,6})\d*)?", re.ASCII)
-_DATE_TIME = re.compile(r"(\d{4,14})(?:\.(\d{1,6}))?(?:([+-])(\d{2})(\d{2}))?", re.ASCII)
-_RANGE = re.compile(r"(?P<low>.*?[^+-]|)-(?P<high>[^+-].*|)", re.DOTALL)
-_DATE_TIME_RANGE = re.compile(rf"(?P<low>{_DATE_TIME.pattern}|)-(?P<high>{_DATE_TIME.pattern}|)", re.ASCII)
-_LAST = "99991231235959999999"
-_FIRST_MOMENT = "00010101000000000000"
-
-
-def _date_span(text: str) -> tuple[str, str] | None:
-    digits = text.replace(".", "")
-    if not digits.isascii() or not digits.isdigit() or len(digits) not in (4, 6, 8):
-        return None
-    return digits + "0101"[len(digits) - 4 :], digits + "1231"[len(digits) - 4 :]
-
-
-def _time_span(text: str) -> tuple[str, str] | None:
-    found = _TIME.fullmatch(text.replace(":", ""))
-    if not found or (found[2] and len(found[1]) < 6):
-        return None
-    digits = found[1] + (found[2] or "")
-    return digits + "000000000000"[len(digits) :], digits + "005959999999"[len(digits) :]
-
-
-def _date_time_span(text: str) -> tuple[str, str] | None:
-    found = _DATE_TIME.fullmatch(text)
-    if not found or len(found[1]) % 2 or (found[2] and len(found[1]) < 14):
-        return None
-    digits = found[1] + (found[2] or "")
-    low, high = digits + _FIRST_MOMENT[len(digits) :], digits + _LAST[len(digits) :]
-    if not found[3]:
-        return low, high
-    minutes = int(found[4]) * 60 + int(found[5])
-    if minutes > 14 * 60 or int(found[5]) > 59:
-        return None
-    shift = timedelta(minutes=-minutes if found[3] == "+" else minutes)
-    try:
-        return _shifted(low, shift, first=True), _shifted(high, shift, first=False)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _shifted(moment: str, shift: timedelta, *, first: bool) -> str:
-    year, month, day = int(moment[:4]), int(moment[4:6]), int(moment[6:8])
-    if not first and day == 31:
-        day = calendar.monthrange(year, month)[1]
-    clock = timedelta(
-        hours=int(moment[8:10]), minutes=int(moment[10:12]), seconds=int(moment[12:14]), microseconds=int(moment[14:])
-    )
-    return f"{datetime(year, month, day) + clock + shift:%Y%m%d%H%M%S%f}".zfill(20)
-
-
-Span = Callable[[str], tuple[str, str] | None]
-
-_SPANS: Mapping[str, tuple[Span, str]] = {
-    "DA": (_date_span, "date (YYYYMMDD)"),
-    "TM": (_time_span, "time (HHMMSS.FFFFFF)"),
-    "DT": (_date_time_span, "date and time (YYYYMMDDHHMMSS.FFFFFF&ZZXX)"),
-}
-
-
-def _ends(path: Path, text: str, span: Span, kind: str) -> tuple[str | None, str | None]:
-    """Both ends of a value or range; None is open. "" is open at both."""
-    if not text:
-        return None, None
-    if single := span(text):  # first, because of the hyphen of offsets: PS3.5 table 6.2-1, DT
-        return single
-    ranged = (_DATE_TIME_RANGE if span is _date_time_span else _RANGE).fullmatch(text)
-    low, high = (ranged["low"].strip(), ranged["high"].strip()) if ranged else ("", "")
-    ends = (span(low) if low else None), (span(high) if high else None)
-    if (not low and not high) or (low and not ends[0]) or (high and not ends[1]):
-        raise BadRequest(f"The value of {_name(path)} is no {kind} and no range of them.")
-    return (ends[0][0] if ends[0] else None), (ends[1][1] if ends[1] else None)
-
-
-def _span_pattern(path: Path, low: str | None, high: str | None) -> Pattern:
-    if low is not None and low == high:
-        return Equal(low)
-    if low is not None and high is not None and low > high:
-        raise BadRequest(f"The range of {_name(path)} ends before it begins.")
-    return Range(low, high)
+    return found if math.isfinite(found) else None
 
 
 # Matching

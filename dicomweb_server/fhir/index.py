@@ -24,8 +24,8 @@ from dicomweb_server.dicom.matching import (
     Range,
     Term,
     Wildcard,
-    parse_term,
 )
+from dicomweb_server.dicom.query_values import parse_term
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.fhir import matching
 from dicomweb_server.fhir.body_sites import words_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import parse_term
+from dicomweb_server.dicom.query_values import parse_term
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, Conflict, NotFound, StorageCorrupt
 from dicomweb_server.services.archive import media_directory, media_name, zip_archive

@@ -10,7 +10,7 @@ from dicomweb_server.codec.pixels import PixelDescription
 from dicomweb_server.codec.presentation import MAX_BULK_BYTES
 from dicomweb_server.dicom.json_model import Attributes
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import parse_term
+from dicomweb_server.dicom.query_values import parse_term
 from dicomweb_server.errors import BadPixels, NotFound
 from dicomweb_server.services.retrieve import Instance, Retrieve
 from dicomweb_server.storage.base import Storage

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from dicomweb_server.dicom.attributes import Attributes
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Has, Not, Term, matches, parse_term
+from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Has, Not, Term, matches
+from dicomweb_server.dicom.query_values import parse_term
 from dicomweb_server.errors import BadRequest, Forbidden, NotFound
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query

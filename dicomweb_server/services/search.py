@@ -17,7 +17,8 @@ from dicomweb_server.dicom.attributes import (
     vr_of,
 )
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import Path, Term, parse_combined, parse_term
+from dicomweb_server.dicom.matching import Path, Term
+from dicomweb_server.dicom.query_values import parse_combined, parse_term
 from dicomweb_server.errors import BadRequest
 from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.packing import unpack_metadata

@@ -1,8 +1,8 @@
 """A search as a value: what QIDO-RS, FHIR and the commands hand to `Storage.search`.
 
-All values in a query are normalised already (`dicom.matching.parse_term`), the same way as the values they are compared
-with (`dicom.matching.match_values`): a backend compares strings with strings and numbers with numbers and folds
-nothing.
+All values in a query are normalised already (`dicom.query_values.parse_term`), the same way as the values they are
+compared with (`dicom.matching.match_values`): a backend compares strings with strings and numbers with numbers and
+folds nothing.
 """
 
 from dataclasses import dataclass, field

@@ -25,10 +25,9 @@ from dicomweb_server.dicom.matching import (
     Term,
     holds,
     matches,
-    parse_combined,
-    parse_term,
     sort_key,
 )
+from dicomweb_server.dicom.query_values import parse_combined, parse_term
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Hit, InstanceRecord, Scope
 from dicomweb_server.testing.datasets import CT_IMAGE, JPEG, MR_IMAGE, ROOT, attribute, record
