@@ -1,5 +1,4 @@
-"""Media types on both sides of a request: what Accept asks for, which of our offers fits best, byte ranges, entity
-tags.
+"""Media types on both sides of a request: what Accept asks for, and which of our offers fits best.
 
 The grammar is that of RFC 9110 12.5.1 with the parameters of PS3.18 8.7.4 and 8.7.5, and it is read the way real
 clients write it: quotes left out around types with a slash, any case, a parameter given twice, several headers merged
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from dicomweb_server.errors import BadRequest, NotAcceptable, RangeNotSatisfiable
+from dicomweb_server.errors import BadRequest, NotAcceptable
 
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 OCTET_STREAM = "application/octet-stream"
@@ -332,55 +331,3 @@ def part_type(offer: Offer) -> str:
     """The Content-Type of one part, or of a single-part answer: the media type, and the transfer syntax if it has
     one."""
     return f"{offer.media}; transfer-syntax={offer.transfer_syntax}" if offer.transfer_syntax else offer.media
-
-
-_RANGE = re.compile(r"bytes\s*=[\s,]*(\d{0,32})\s*-\s*(\d{0,32})[\s,]*", re.IGNORECASE | re.ASCII)
-
-
-def parse_range(header: str | None, size: int) -> list[tuple[int, int]] | None:
-    """The one byte range asked for as [(start, length)], cut to `size`; None when the whole is to be answered.
-
-    That is: no header, another unit, a malformed one (ignored by RFC 9110 14.2), or several ranges. Raises
-    RangeNotSatisfiable when the range holds no byte of the resource.
-    """
-    match = _RANGE.fullmatch(header.strip()) if header and len(header) <= 256 else None
-    if match is None or match[1] == match[2] == "":
-        return None
-    if match[1] == "":
-        length = min(int(match[2]), size)
-        start = size - length
-    else:
-        start = int(match[1])
-        last = int(match[2]) if match[2] else max(size - 1, start)
-        if last < start:
-            return None
-        length = min(last + 1, size) - start
-    if length <= 0:
-        raise RangeNotSatisfiable(f"the byte range lies outside the {size} bytes of this resource", size)
-    return [(start, length)]
-
-
-def _opaque(tag: str) -> str:
-    return tag.strip().removeprefix("W/").strip('"')
-
-
-_LISTED_TAG = re.compile(r'(?:W/)?"([^"]*)"|([^\s,"]+)')
-
-
-def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether the list of tags, or `*`, names this tag by weak comparison (RFC 9110 13.1.2). Tags without their quotes
-    are read as well."""
-    if not if_none_match:
-        return False
-    if if_none_match.strip() == "*":
-        return True
-    wanted = _opaque(etag)
-    return any((quoted or bare) == wanted for quoted, bare in _LISTED_TAG.findall(if_none_match))
-
-
-def if_range_holds(header: str | None, etag: str) -> bool:
-    """Whether a Range header may be honoured: without If-Range, or where it names this tag by strong comparison (RFC
-    9110 13.1.5). A date never holds, as no resource here is told apart by date: the whole is sent."""
-    if not header:
-        return True
-    return header.strip() == etag and not etag.startswith("W/")

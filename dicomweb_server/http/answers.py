@@ -15,8 +15,8 @@ import falcon
 from falcon.typing import ReadableIO
 from isal import isal_zlib
 
-from dicomweb_server.dicom.media import etag_matches, if_range_holds, parse_range
 from dicomweb_server.dicom.multipart import closing, new_boundary, part_head
+from dicomweb_server.http.conditional import etag_matches, if_range_holds, parse_range
 from dicomweb_server.services.retrieve import Payload
 
 JSON = "application/dicom+json"

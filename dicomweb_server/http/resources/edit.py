@@ -7,9 +7,9 @@ from typing import Any
 import falcon
 import orjson
 
-from dicomweb_server.dicom.media import etag_matches
 from dicomweb_server.dicom.uids import is_uid
 from dicomweb_server.errors import BadRequest, PreconditionFailed, UnsupportedMedia
+from dicomweb_server.http.conditional import etag_matches
 from dicomweb_server.http.forms import payload
 from dicomweb_server.http.params import first_parameter, scope_of, truth
 from dicomweb_server.http.resources.metadata import metadata_tags

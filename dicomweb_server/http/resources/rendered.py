@@ -6,9 +6,10 @@ from dataclasses import replace
 import falcon
 
 from dicomweb_server import __version__
-from dicomweb_server.dicom.media import Offer, choose, etag_matches
+from dicomweb_server.dicom.media import Offer, choose
 from dicomweb_server.errors import BadPixels, DicomwebError, MissingCodec, NotAcceptable
 from dicomweb_server.http.answers import REVALIDATE, OutPart, not_modified, send_multipart, send_payload, tag
+from dicomweb_server.http.conditional import etag_matches
 from dicomweb_server.http.params import accepted, entity_url, frame_numbers, query_parameters, scope_of
 from dicomweb_server.http.resources.frames import BROKEN_PIXELS, check_frames
 from dicomweb_server.services.picture_options import PictureOptions, rs_options
