@@ -127,6 +127,10 @@ class Charset:
         self._notes.foreign = True
         if self._extensible and ESCAPE in value:
             return self._extended(value, delimiters)
+        if self._is_default and (text := _utf8(value)) is not None:
+            if text != value.decode(_DEFAULT):
+                self._notes.warn("a text is UTF-8, although Specific Character Set (0008,0005) does not say so")
+            return text
         return self._run(value, self._first)
 
     def decode_default(self, value: bytes) -> str:
@@ -169,6 +173,14 @@ class Charset:
         except UnicodeError:
             self._notes.warn("a text does not fit its Specific Character Set (0008,0005): replaced what cannot be read")
             return run.decode(codec, errors="replace")
+
+
+def _utf8(value: bytes) -> str | None:
+    """The text, where it can be read as UTF-8. A text of Latin-1 with a letter above ASCII hardly ever can."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def known_names(value: bytes, notes: Notes | None = None) -> list[str]:

@@ -176,7 +176,7 @@ class _Work:
         """Find the elements up to the last one that can matter."""
         wanted = {change.tag for change in self._edit.changes} | {_CHARSET, ORIGINAL}
         last = "FFFFFFFF" if everything else max(wanted)
-        self._found, self._order, self._behind = {}, [], self._end
+        self._found, self._order, self._behind = {}, [], self._start
         first = True
         for place in self._places.elements(self._start, self._end, self._encoding):
             if first:
@@ -185,6 +185,7 @@ class _Work:
                 self._behind = place.begin
                 return
             self._order.append((place.tag, place.begin))
+            self._behind = place.end  # of the last one: what fills the file up stays behind it
             if place.tag in wanted or place.tag[4:] == "0000":
                 self._found.setdefault(place.tag, []).append(place)
 

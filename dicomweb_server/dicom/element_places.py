@@ -20,6 +20,7 @@ from dicomweb_server.dicom.plans import (
     Encoding,
     Plan,
     implicit_of,
+    is_filling,
 )
 from dicomweb_server.dicom.source import HEADER_ROOM, Window
 from dicomweb_server.errors import BadDicom
@@ -85,9 +86,12 @@ class ElementPlaces:
         """The elements from a position on, to the end or to the delimiter of an open item. Raises BadDicom."""
         if depth == 0 and not encoding.explicit and self._vr_at(position, end) in ALL_VRS:
             encoding = EXPLICIT_LITTLE
-        first = True
+        first, pixels_seen = True, False
         while position < end:
+            if depth == 0 and end - position < 8 and is_filling(self.bytes_at(position, end), pixels_seen=pixels_seen):
+                return
             plan, start, length, encoding = self._header(position, end, encoding, first=first)
+            pixels_seen |= plan.kind == PIXELS
             first = False
             if plan.kind == DELIMITER:
                 if depth and plan.key == "FFFEE00D" and length == 0:
@@ -127,11 +131,11 @@ class ElementPlaces:
         if not plan.length_at:
             return plan, position + 8, int(length), encoding
         start, length = position + plan.length_at + 4, int(encoding.u32(head, plan.length_at)[0])
-        if plan.length_at == 8 and length != UNDEFINED and start + length > end:
-            # Old writers gave 16 bits to the length of OB, OW and UN, where two zeros should stand.
+        if length != UNDEFINED and start + length > end:
+            # As in the reader: old writers gave 16 bits to lengths that have 32.
             short = int.from_bytes(head[6:8], "big" if encoding.big_endian else "little")
-            if short and start - 4 + short <= end:
-                return plan._replace(length_at=0), start - 4, short, encoding
+            if short and position + 8 + short <= end:
+                return plan._replace(length_at=0), position + 8, short, encoding
         return plan, start, length, encoding
 
     def _head(self, position: int) -> bytes:

@@ -36,6 +36,7 @@ from dicomweb_server.dicom.plans import (
     Plan,
     Run,
     implicit_of,
+    is_filling,
     kind_of,
 )
 from dicomweb_server.dicom.source import Window
@@ -243,18 +244,32 @@ class DataSetReader:
         if length == UNDEFINED and plan.kind != DELIMITER:
             return self._undefined(scope, plan, start)
         if start + length > scope.end:
+            if self._is_filling(scope, start - (plan.length_at + 4 if plan.length_at else 8)):
+                return scope.end
             start, length = self._refit(scope, plan, start, length)
         _HANDLERS[plan.kind](self, scope, plan, start, length)
         return start + length
 
+    def _is_filling(self, scope: Scope, position: int) -> bool:
+        if scope.depth or scope.end - position >= 8:
+            return False
+        rest = self._window.bytes_at(position, scope.end - position)
+        if not is_filling(rest, pixels_seen="7FE00010" in scope.attributes):
+            return False
+        self._notes.warn("behind the last element stand bytes that mean nothing")
+        return True
+
     def _refit(self, scope: Scope, plan: Plan, start: int, length: int) -> tuple[int, int]:
-        """Old writers gave 16 bits to the length of OB, OW and UN, where two zeros should stand."""
-        if plan.length_at == 8 and start <= scope.end:
-            short = self._window.bytes_at(start - 6, 2)
-            number = int.from_bytes(short, "big" if scope.encoding.big_endian else "little")
-            if number and start - 4 + number <= scope.end:
+        """Old writers gave 16 bits to the length of OB, OW and UN, where two zeros should stand, and to that of
+        elements for which they wrote two signs that are no VR."""
+        if plan.length_at and start <= scope.end:
+            value = start - 4 if plan.length_at == 8 else start
+            number = int.from_bytes(
+                self._window.bytes_at(value - 2, 2), "big" if scope.encoding.big_endian else "little"
+            )
+            if number and value + number <= scope.end:
                 self._notes.warn(f"{_shown(plan.key)} has a length of 16 bits where 32 are due")
-                return start - 4, number
+                return value, number
         left = scope.end - start
         if left < 0:
             raise BadDicom("truncated: the data ends inside an element header")

@@ -174,3 +174,9 @@ _IMPLICIT_BIG: Final = Encoding(explicit=False, big_endian=True)
 def implicit_of(encoding: Encoding) -> Encoding:
     """The implicit VR encoding of the same byte order."""
     return _IMPLICIT_BIG if encoding.big_endian else IMPLICIT_LITTLE
+
+
+def is_filling(rest: bytes, *, pixels_seen: bool) -> bool:
+    """Whether the last bytes of a file, too few for an element, mean nothing: zeros with which writers fill a block, or
+    the line break of an envelope. One zero can also begin a group, but none is due behind the pixel data."""
+    return rest in (b"\r\n", b"\n") or (not any(rest) and (len(rest) > 1 or pixels_seen))

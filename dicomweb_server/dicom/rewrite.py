@@ -106,7 +106,13 @@ class _Rewriter:
             return plan, place + 8, int(length), encoding
         if place + plan.length_at + 4 > end:
             raise BadDicom("an element of the data set is cut short")
-        return plan, place + plan.length_at + 4, int(encoding.u32(self._data, place + plan.length_at)[0]), encoding
+        start, length = place + plan.length_at + 4, int(encoding.u32(self._data, place + plan.length_at)[0])
+        if length != UNDEFINED and start + length > end:
+            # As in the reader: old writers gave 16 bits to lengths that have 32.
+            short = int.from_bytes(self._data[place + 6 : place + 8], "big" if encoding.big_endian else "little")
+            if short and place + 8 + short <= end:
+                return plan._replace(length_at=0), place + 8, short, encoding
+        return plan, start, length, encoding
 
     def _element(
         self, plan: Plan, start: int, length: int, end: int, encoding: Encoding, place: int, depth: int

@@ -56,6 +56,8 @@ def _name(charset: bytes, value: bytes) -> str:
         ),
         # Several single-byte sets; after a delimiter the first one is in force again (PS3.5 6.1.2.5.3)
         (b"ISO 2022 IR 100\\ISO 2022 IR 126", b"\xe9^\x1b-F\xc4\xe9^\xe9", "é^Δι^é"),
+        # None is named: most often Latin-1 is meant
+        (b"", b"M\xfcller^J\xf6rg", "Müller^Jörg"),
         # An escape sequence that is not repeated after a delimiter, where nothing else could be meant
         (b"\\ISO 2022 IR 149", b"\x1b$)C\xfb\xf3^\xd1\xce", "洪^吉"),
     ],
@@ -72,6 +74,8 @@ def test_character_sets(charset: bytes, value: bytes, text: str) -> None:
         (b"UTF-8", "é".encode(), "é", "misspelt"),
         (b"ISO_2022_IR_100", b"\xe9", "é", "misspelt"),
         (b"KLINGON", b"\xe9", "é", "unknown"),
+        (b"", "王^小东é".encode(), "王^小东é", "is UTF-8"),
+        (b"ISO_IR 6", "é".encode(), "é", "is UTF-8"),
         (b"ISO_IR 192", b"\xe9x", "\ufffdx", "does not fit"),
         (b"\\ISO 2022 IR 87", b"\x1b$B\xff\xff\x1b(Bx", "\ufffd\ufffdx", "does not fit"),
         (b"\\ISO 2022 IR 87", b"\x1b-Zx", "x", "unknown escape"),

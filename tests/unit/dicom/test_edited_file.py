@@ -160,6 +160,14 @@ class TestWhatStays:
         assert out.startswith(head + identity()[:60])
         assert values(out, NAME) == [PLAIN]
 
+    @pytest.mark.parametrize("filling", [bytes(3), bytes(600), b"\r\n"])
+    def test_what_fills_a_file_up_is_not_taken_for_elements(self, filling: bytes) -> None:
+        odd = explicit(0x00080060, "??", b"CT") + explicit(0x00100010, "PN", b"Old^Name")
+        _, data = edited(part10(identity() + odd) + filling, name())
+        assert values(data, NAME) == [PLAIN]
+        assert values(data, "00080060") == ["CT"]
+        assert original(data)["04000550"]["Value"] == [{NAME: {"vr": "PN", "Value": [{"Alphabetic": "Old^Name"}]}}]
+
     def test_a_large_file_takes_no_memory(self) -> None:
         head = part10(identity() + explicit(0x00100010, "PN", b"Old^Name") + image(rows=30000, columns=30000))
         pixels, size = explicit(0x7FE00010, "OB", b"", length=900_000_000), 900_000_000

@@ -129,6 +129,12 @@ class TestOddFiles:
         assert header.attributes["00991001"] == {"vr": "UN", "InlineBinary": "////fw=="}
         assert "00990020" in header.attributes
 
+    @pytest.mark.parametrize("vr", ["??", "  ", "\0\0"])
+    def test_two_signs_that_are_no_vr_with_a_length_of_16_bits(self, vr: str) -> None:
+        header = header_of(explicit(0x00100020, vr, b"ID"), explicit(0x00100030, "DA", b"20240102"))
+        assert header.attributes["00100020"] == {"vr": "LO", "Value": ["ID"]}
+        assert header.attributes["00100030"] == {"vr": "DA", "Value": ["20240102"]}
+
     def test_an_explicit_file_with_implicit_items(self) -> None:
         items = item(implicit(0x00080100, b"CODE"), defined=True) + item(explicit(0x00080100, "SH", b"CODE"))
         assert (

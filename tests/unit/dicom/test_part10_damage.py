@@ -170,3 +170,17 @@ class TestDeflateBombs:
         data = part10(identity() + explicit(0x00420011, "OB", bytes(20 << 20)), syntax="1.2.840.10008.1.2.1.99")
         with pytest.raises(BadDicom, match="1000 times its size"):
             read_header(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("filling", [bytes(1), bytes(2), bytes(7), bytes(126), bytes(512), b"\r\n", b"\n"])
+@pytest.mark.parametrize("file", [NATIVE, ENCAPSULATED, IMPLICIT], ids=["native", "encapsulated", "implicit"])
+def test_what_fills_a_file_up_means_nothing(file: bytes, filling: bytes) -> None:
+    plain, filled = (read_header(io.BytesIO(data)) for data in (file, file + filling))
+    assert filled.attributes == plain.attributes
+    assert filled.layout == plain.layout
+
+
+@pytest.mark.parametrize("rest", [b"\0", b"\0\x52", b"\xe0\x7f\x10\0", b"\r\r\r"])
+def test_the_beginning_of_an_element_is_no_filling(rest: bytes) -> None:
+    with pytest.raises(BadDicom, match="truncated"):
+        read_header(io.BytesIO(part10(identity()) + rest))

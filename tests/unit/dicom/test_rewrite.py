@@ -137,3 +137,14 @@ def test_damage_is_refused_or_copied(cut: int, at: int, byte: int) -> None:
             rewrite(bytes(data), EXPLICIT_LITTLE, explicit=False)
         except BadDicom:
             return
+
+
+def test_lengths_of_16_bits_and_what_fills_a_file_up() -> None:
+    odd = struct.pack("<HH2sH2s", 0x0008, 0x0060, b"CS", 2, b"CT") + struct.pack(
+        "<HH2sH2s", 0x0010, 0x0020, b"??", 2, b"ID"
+    )
+    odd += struct.pack("<HH2sH", 0x0029, 0x1010, b"OB", 2)
+    found = read(rewrite(odd + b"\1\2" + bytes(3), EXPLICIT_LITTLE, explicit=False), explicit=False)
+    assert found.PatientID == "ID"
+    assert found[0x00291010].value == b"\1\2"
+    assert len(found) == 3
