@@ -19,7 +19,8 @@ from dicomweb_server.settings import Settings, processors
 
 EXAMPLE = "import /media/cdrom /srv/old-archive.zip --data /srv/dicom --jobs 4"
 NOTES = """\
-Folders are read with all below them, zips with all in them, also zips in zips. What is no DICOM file is skipped.
+Folders are read with all below them, zips with all in them, also zips in zips. What is no DICOM file there is skipped;
+a file that is named itself and is none is refused.
 Instances that are stored already are not stored again. The servers of the archive may run meanwhile.
 
 With --link the archive reads the files where they are. They must stay there unchanged; it never moves or deletes them.

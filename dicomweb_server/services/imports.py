@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,7 +16,8 @@ BATCH_BYTES = 64 << 20
 
 
 class Fate(StrEnum):
-    """What became of a file. SKIPPED: it is no instance, and nothing is wrong with that."""
+    """What became of a file. SKIPPED: it is no instance, and nothing is wrong with that, as nobody asked for this file
+    by its name."""
 
     STORED = "stored"
     SAME = "same"
@@ -134,9 +135,11 @@ class Importer:
         finally:
             request.abandon()
         _check_storage(report)
-        files = list(_outcomes(report, owners))
+        wanted = {str(label) for label, (place, name) in enumerate(owners) if _is_wanted(batch[place], name)}
+        skipped = {item.name for item in report.refused if item.no_instance} - wanted
+        files = list(_outcomes(report, owners, skipped))
         labels = [item.name for item in report.accepted] + [item.name for item in report.refused]
-        failed = {owners[int(item.name)][0] for item in report.refused if not item.no_instance}
+        failed = {owners[int(item.name)][0] for item in report.refused if item.name not in skipped}
         return BatchOutcome(
             sources=len(batch),
             size_bytes=sum(source.size_bytes for source in batch),
@@ -161,6 +164,11 @@ def is_below(path: str, folder: str) -> bool:
     return os.path.commonpath((path, folder)) == folder
 
 
+def _is_wanted(source: Source, name: str) -> bool:
+    """Whether this file was asked for itself, not a zip with others in it."""
+    return source.named and name == source.name
+
+
 def _check_storage(report: Report) -> None:
     """A refusal that is no fault of the file ends the import."""
     for item in report.refused:
@@ -168,7 +176,7 @@ def _check_storage(report: Report) -> None:
             raise (StorageFull if item.reason == OUT_OF_RESOURCES else StorageError)(item.message)
 
 
-def _outcomes(report: Report, owners: Sequence[tuple[int, str]]) -> Iterator[FileOutcome]:
+def _outcomes(report: Report, owners: Sequence[tuple[int, str]], skipped: Set[str]) -> Iterator[FileOutcome]:
     for item in report.accepted:
         yield FileOutcome(
             name=owners[int(item.name)][1],
@@ -181,7 +189,7 @@ def _outcomes(report: Report, owners: Sequence[tuple[int, str]]) -> Iterator[Fil
     for refusal in report.refused:
         yield FileOutcome(
             name=owners[int(refusal.name)][1],
-            fate=Fate.SKIPPED if refusal.no_instance else Fate.REFUSED,
+            fate=Fate.SKIPPED if refusal.name in skipped else Fate.REFUSED,
             reason=refusal.message,
             instance_uid=refusal.instance_uid,
         )

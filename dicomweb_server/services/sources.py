@@ -30,13 +30,15 @@ Chunks = Iterator[memoryview]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A file, or the member of a zip with this place in its directory. `stamp` changes when the content does."""
+    """A file, or the member of a zip with this place in its directory. `stamp` changes when the content does; `named`:
+    it is one of the paths to walk, not found below one."""
 
     path: str
     size_bytes: int
     stamp: int
     member: int | None = None
     member_name: str = ""
+    named: bool = False
 
     @property
     def name(self) -> str:
@@ -82,7 +84,7 @@ def _walk(top: str, visited: set[tuple[int, int]], *, follow_links: bool) -> Ite
                     names = sorted(set(os.listdir(path)) - SKIPPED_FOLDERS, reverse=True)
                     waiting += [os.path.join(path, name) for name in names]
             elif stat.S_ISREG(found.st_mode):
-                yield from _file(path, found)
+                yield from _file(path, found, named=path is top)
         except OSError as exc:
             yield Unreadable(name=_shown(path), reason=_words(exc))
 
@@ -91,15 +93,16 @@ def _shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _file(path: str, found: os.stat_result) -> Iterator[Source | Unreadable]:
+def _file(path: str, found: os.stat_result, *, named: bool) -> Iterator[Source | Unreadable]:
+    whole = Source(path=path, size_bytes=found.st_size, stamp=found.st_mtime_ns, named=named)
     if not path.lower().endswith(".zip"):
-        yield Source(path=path, size_bytes=found.st_size, stamp=found.st_mtime_ns)
+        yield whole
         return
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        yield Source(path=path, size_bytes=found.st_size, stamp=found.st_mtime_ns)  # its name may be wrong
+        yield whole  # its name may be wrong
         return
     for number, info in enumerate(members):
         if _is_wanted(info):

@@ -156,6 +156,32 @@ class TestRefusals:
         assert said.startswith("3 stored, 0 were there already, 5 refused, 1 files skipped that are no instances.\n")
         assert "  refused 1: encrypted in its zip\n" in said
 
+    def test_a_file_that_is_named_itself_and_is_no_instance(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """In a folder or a zip it is passed over; who names it wants to know that it is not in the archive."""
+        ((uid, content),) = new_files(1).items()
+        folder = tmp_path / "in"
+        folder.mkdir()
+        (folder / "notes.txt").write_text("no instance")
+        (folder / "1.dcm").write_bytes(content)
+        (tmp_path / "zip.bin").write_bytes(zipped({"notes.txt": b"no instance"}))
+        log = tmp_path / "log.jsonl"
+        (tmp_path / "named.txt").write_text("no instance")
+        named = [tmp_path / "named.txt", tmp_path / "zip.bin", folder]
+        for arguments in ((), ("--resume",)):
+            assert imported(tmp_path / "data", *named, "--log", log, *arguments) == 3
+            assert "  refused 1: not a DICOM file: truncated: " in capsys.readouterr().out
+        fates = Counter((line["name"].rpartition("/")[2], line["fate"]) for line in journal(log))
+        assert fates == {
+            ("named.txt", "refused"): 2,
+            ("notes.txt", "skipped"): 1,
+            ("zip.bin!notes.txt", "skipped"): 1,
+            ("1.dcm", "stored"): 1,
+        }
+        assert imported(tmp_path / "data", "--link", tmp_path / "named.txt") == 3
+        assert stored(tmp_path / "data") == {uid: content}
+
     def test_a_path_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert imported(tmp_path / "data", tmp_path / "nowhere") == 1
         assert capsys.readouterr().err == f"dicomweb-server: There is no {tmp_path}/nowhere.\n"
