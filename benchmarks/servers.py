@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,14 +12,16 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.connection import Connection
 
 _ORTHANC = "/usr/sbin/Orthanc"
 _ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
+_LARGE_STACKS = Path(__file__).with_name("large_stacks.c")
 _READY_WITHIN_SECONDS = 60
 OUR_COMMAND = f"{shlex.quote(sys.executable)} -m dicomweb_server serve --port {{port}} --data {{data}}"
 
@@ -41,7 +44,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def orthanc(folder: Path | None = None) -> Iterator[Server]:
-    """Debian's Orthanc with its DICOMweb plugin on a free port, storing below a new folder inside `folder`."""
+    """Debian's Orthanc with its DICOMweb plugin on a free port, storing below a new folder inside `folder`.
+
+    Where there is a C compiler its threads get larger stacks; without, it can crash on JPEG 2000 (`large_stacks.c`).
+    """
     port = free_port()
     plugins = [path for name in ("DicomWeb", "Gdcm") if (path := _ORTHANC_PLUGINS / f"libOrthanc{name}.so").exists()]
     settings = {
@@ -68,8 +74,19 @@ def orthanc(folder: Path | None = None) -> Iterator[Server]:
     name = " ".join(version.splitlines()[0].split())
     with tempfile.TemporaryDirectory(prefix="orthanc-", dir=folder) as data:
         (Path(data) / "orthanc.json").write_text(json.dumps(settings))
-        with running([_ORTHANC, "orthanc.json"], Path(data), f"http://127.0.0.1:{port}/dicom-web", name) as server:
+        url, environment = f"http://127.0.0.1:{port}/dicom-web", _with_large_stacks(Path(data))
+        with running([_ORTHANC, "orthanc.json"], Path(data), url, name, environment=environment) as server:
             yield server
+
+
+def _with_large_stacks(folder: Path) -> dict[str, str]:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        print("without a C compiler Orthanc keeps its small stacks, and can crash on JPEG 2000", file=sys.stderr)
+        return {}
+    library = folder / "large_stacks.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, _LARGE_STACKS], check=True)
+    return {"LD_PRELOAD": str(library)}
 
 
 @contextlib.contextmanager
@@ -96,10 +113,15 @@ def ours_on(backend: str, url: str, folder: Path | None = None) -> Iterator[Serv
 
 
 @contextlib.contextmanager
-def running(words: list[str], folder: Path, url: str, version: str) -> Iterator[Server]:
-    """The server of a command line, once it answers searches at its DICOMweb root; stopped in the end."""
+def running(
+    words: list[str], folder: Path, url: str, version: str, *, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Server]:
+    """The server of a command line, once it answers searches at its DICOMweb root; stopped in the end. environment:
+    variables besides our own."""
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            words, cwd=folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **environment}
+        )
         try:
             if not _ready(process, url):
                 log.seek(0)
