@@ -17,7 +17,8 @@ from dicomweb_server.errors import TooCostly
 from dicomweb_server.fhir import matching
 from dicomweb_server.fhir.clauses import Clause, holds
 from dicomweb_server.fhir.documents import MAX_COMPARED, Documents, kind_of, resource_of
-from dicomweb_server.fhir.index import ALWAYS, Indexed, ids_term, indexed, named, simplified
+from dicomweb_server.fhir.index.conditions import ALWAYS, Indexed, ids_term, simplified
+from dicomweb_server.fhir.index.parameters import indexed, named
 from dicomweb_server.fhir.matching import Kind
 from dicomweb_server.fhir.requests import SearchRequest
 from dicomweb_server.fhir.selection import detail_of

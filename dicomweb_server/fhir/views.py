@@ -13,7 +13,7 @@ from dicomweb_server.dicom.matching import Equal, Term
 from dicomweb_server.errors import NotFound
 from dicomweb_server.fhir import mapping
 from dicomweb_server.fhir.identity import PatientIds
-from dicomweb_server.fhir.index import STUDY_UID, Context, ids_term
+from dicomweb_server.fhir.index.conditions import STUDY_UID, Context, ids_term
 from dicomweb_server.fhir.mapping import Names, Study
 from dicomweb_server.fhir.merging import merged, version_of
 from dicomweb_server.fhir.values import Json, instant
