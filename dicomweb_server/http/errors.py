@@ -124,7 +124,8 @@ def answer_error(
     if _wants_page(req):
         resp.content_type = "text/html; charset=utf-8"
         resp.set_header("Content-Security-Policy", pages.policy())
-        resp.data = _page(f"{status} {title}", reason, request_id)
+        address = getattr(req.context, "address", None)  # none where the request ended before it was known
+        resp.data = _page(f"{status} {title}", reason, request_id, root="" if address is None else address.root)
         return
     resp.content_type = "application/json"
     resp.data = orjson.dumps({"status": status, "error": title, "reason": reason, **details, "request_id": request_id})
@@ -135,6 +136,7 @@ def _wants_page(req: falcon.Request) -> bool:
     return "text/html" in accept and "json" not in accept and "multipart" not in accept
 
 
-def _page(title: str, reason: str, request_id: str) -> bytes:
-    told = f"<p>{html.escape(reason)}</p><p><small>Request {html.escape(request_id)}</small></p>"
+def _page(title: str, reason: str, request_id: str, *, root: str) -> bytes:
+    start = f"<p><a href='{html.escape(root, quote=True)}/'>Start page</a></p>" if root else ""
+    told = f"<p>{html.escape(reason)}</p>{start}<p><small>Request {html.escape(request_id)}</small></p>"
     return pages.page(title, f"<h1>{html.escape(title)}</h1>{told}", width="40em")

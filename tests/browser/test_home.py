@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
 
 from tests.http.identities import ADMIN, PASSWORD
 from tests.live import LiveServer, serving
-from tests.samples import instance, part10
+from tests.samples import RELATED, envelope, instance, part10
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -45,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def test_files_are_stored_found_and_fetched(page: Page, server: LiveServer, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("ct.dcm", "discs.zip", "notes.txt")]
     paths[0].write_bytes(part10(instance(PatientName="Doe^Jane", PatientID="1", StudyDate="20240131", Modality="CT")))
-    mr = part10(instance(PatientName="<b>Roe</b>", PatientID="2", StudyDate="20230131", Modality="MR"))
+    mr = part10(instance(PatientName="<b>Roe</b>=山田^太郎", PatientID="2", StudyDate="20230131", Modality="MR"))
     with zipfile.ZipFile(inner := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as disc:
         disc.writestr("DICOM/I0", mr)
         disc.writestr("__MACOSX/._I0", b"not looked at")
@@ -64,23 +65,48 @@ def test_files_are_stored_found_and_fetched(page: Page, server: LiveServer, tmp_
     assert "not a DICOM file" in page.inner_text("#told")
     rows = page.locator("#list tbody tr")
     assert rows.all_inner_texts() == [
-        "Doe Jane\t1\t2024-01-31\tCT\t\t1\tZip",
-        "<b>Roe</b>\t2\t2023-01-31\tMR\t\t1\tZip",
+        "Doe Jane\t1\t2024-01-31\tCT\t\t1\tZip · Delete",
+        "<b>Roe</b> 山田 太郎\t2\t2023-01-31\tMR\t\t1\tZip · Delete",
     ]
     page.fill("[name=StudyDate]", "2023-01-01-2023-12-31")
     page.press("[name=StudyDate]", "Enter")
     page.get_by_text("1 to 1").wait_for()
     with page.expect_response("**/thumbnail?**") as answer:
-        rows.get_by_role("button").click()
+        page.locator("#list .open").click()
     assert answer.value.ok
     page.locator(".series img").wait_for()
     assert "MR · 1 image" in page.inner_text(".series")
     with page.expect_download() as download:
         page.get_by_role("link", name="Zip").click()
     assert download.value.suggested_filename.endswith(".zip")
+    page.once("dialog", lambda dialog: dialog.accept())
+    rows.get_by_role("button", name="Delete").click()
+    page.get_by_text("The study of <b>Roe</b> 山田 太郎 is deleted.").wait_for()
+    page.get_by_text("No study is like that.").wait_for()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_text("1 to 1").wait_for()
     page.fill("[name=PatientName]", "nobody")
     page.press("[name=PatientName]", "Enter")
     page.get_by_text("No study is like that.").wait_for()
     page.get_by_text("Log out").click()
     page.get_by_text("Log in to see the studies.").wait_for()
     assert not page.locator("#drop").is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_words_stay_on_the_page(browser: Browser, tmp_path: Path, width: int) -> None:
+    word = "Wolfeschlegelsteinhausenbergerdorffwelchevoralternwareng"
+    study = {"study_uid": "1.2.3", "PatientName": word, "PatientID": word, "StudyDescription": word}
+    files = [part10(instance(**study, SeriesDescription="A series of many words", Modality=f"M{i}")) for i in range(12)]
+    with serving(tmp_path, "--workers", "1") as server:
+        requests.post(f"{server.url}/studies", data=envelope(files), headers={"Content-Type": RELATED}, timeout=30)
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(server.url)
+        page.locator("#list .open").click()
+        page.locator(".series figure").nth(11).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        captions = page.locator(".series figcaption").evaluate_all(
+            "all => all.map(one => one.scrollWidth - one.clientWidth)"
+        )
+        assert captions == [0] * 12
+        page.close()

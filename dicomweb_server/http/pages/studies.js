@@ -9,11 +9,13 @@ const MOST_TOLD = 100;
 
 const $ = (id) => document.getElementById(id);
 const value = (item, tag) => item[tag]?.Value?.[0];
-const name = (item, tag) => (value(item, tag)?.Alphabetic ?? "").replaceAll("^", " ").trim();
+const name = (item, tag) => ["Alphabetic", "Ideographic"].map((group) => value(item, tag)?.[group])
+  .filter(Boolean).map((text) => text.replaceAll("^", " ").trim()).join(" ");
 const day = (text) => (text ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
 const address = (...parts) => [base, ...parts.map(encodeURIComponent)].join("/");
 
 let offset = 0;
+let permissions = [];
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -35,7 +37,8 @@ async function ask(url) {
 async function greet() {
   const answer = await fetch(`${root}/api/profile`);
   const who = answer.ok ? await answer.json() : { kind: "anonymous", permissions: [] };
-  $("drop").hidden = !who.permissions.includes("store");
+  permissions = who.permissions;
+  $("drop").hidden = !permissions.includes("store");
   if (!login) return;
   const known = who.kind !== "anonymous";
   $("who").append(known ? `${who.username} ` : "", element("a", known
@@ -71,6 +74,7 @@ async function list() {
     $("where").classList.remove("bad");
   } catch (error) {
     body.replaceChildren();
+    $("back").disabled = $("on").disabled = true;
     $("where").textContent = error.message;
     $("where").classList.add("bad");
   }
@@ -91,14 +95,43 @@ function row(study) {
     links.push(element("a", { href: url }, "View"), " · ");
   }
   links.push(element("a", { href: `${address("studies", uid)}?accept=application/zip` }, "Zip"));
+  if (permissions.includes("delete")) {
+    const remove = element("button", { className: "remove", type: "button" }, "Delete");
+    remove.addEventListener("click", () => removed(study, uid));
+    links.push(" · ", remove);
+  }
   const made = element(
     "tr", {}, element("td", {}, open), cell("ID", value(study, "00100020") ?? ""),
     cell("Date", day(value(study, "00080020"))), cell("Modality", (study["00080061"]?.Value ?? []).join(" ")),
     cell("Description", value(study, "00081030") ?? ""),
-    cell("Images", String(value(study, "00201208") ?? "")), element("td", {}, ...links),
+    cell("Images", String(value(study, "00201208") ?? "")), element("td", { className: "links" }, ...links),
   );
   open.addEventListener("click", () => toggle(made, open, uid));
   return made;
+}
+
+// A study is removed after a question; what the recycle bin keeps can be brought back at once.
+async function removed(study, uid) {
+  const who = name(study, "00100010") || "no name";
+  const number = value(study, "00201208");
+  if (!confirm(`Delete the study of ${who} with ${number === 1 ? "1 image" : `${number} images`}?`)) return;
+  const answer = await fetch(address("studies", uid), { method: "DELETE" });
+  const told = element("span", { className: answer.ok ? "" : "bad" }, answer.ok
+    ? `The study of ${who} is deleted. `
+    : (await answer.json().catch(() => ({}))).reason ?? `the server answered ${answer.status}`);
+  $("removed").replaceChildren(told);
+  if (answer.ok && permissions.includes("restore")) {
+    const undo = element("button", { type: "button" }, "Undo");
+    undo.addEventListener("click", async () => {
+      const body = JSON.stringify({ study_uid: uid });
+      const back = await fetch(`${base}/bin/restore`, { method: "POST", body, headers: { "Content-Type": "application/json" } });
+      const restored = back.ok && (await back.json()).restored;
+      $("removed").replaceChildren(restored ? "" : `The study of ${who} could not be brought back: it is not in the recycle bin.`);
+      await list();
+    });
+    $("removed").append(undo);
+  }
+  await list();
 }
 
 async function toggle(line, open, uid) {
@@ -292,5 +325,4 @@ $("search").addEventListener("submit", (event) => {
 });
 $("back").addEventListener("click", () => { offset = Math.max(0, offset - PAGE); list(); });
 $("on").addEventListener("click", () => { offset += PAGE; list(); });
-list();
-greet();
+greet().then(list, list);

@@ -33,6 +33,7 @@ _STUDIES = """
 <input name=StudyDate placeholder='Date or range' aria-label='Study date'
 title='2024-01-31, or from and to: 2024-01-01-2024-12-31'>
 <input name=ModalitiesInStudy placeholder=Modality aria-label=Modality><button>Search</button></form>
+<p id=removed role=status></p>
 <table id=list><thead><tr><th>Patient<th>ID<th>Date<th>Modality<th>Description<th>Images<th></thead><tbody></tbody>
 </table>
 <nav><button type=button id=back disabled>Previous</button><span id=where class=soft role=status></span>
