@@ -26,12 +26,20 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
-from gunicorn.http import get_parser
+from gunicorn.http.wsgi import FileWrapper
+from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
 from dicomweb_server import logs, metrics, plugins
 from dicomweb_server.app import Application, WsgiApp, create_app, open_parts
-from dicomweb_server.connection import MEBIBYTE, AnswerSocket, ArchiveRequest, UploadUnreader
+from dicomweb_server.connection import (
+    MEBIBYTE,
+    AnswerSocket,
+    ArchiveParser,
+    ArchiveRequest,
+    ArchiveResponse,
+    FixedConfig,
+)
 from dicomweb_server.errors import ConfigError, DicomwebError
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import BlobStore, Storage
@@ -296,6 +304,7 @@ class ArchiveWorker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.cfg = cast(Any, FixedConfig(self.cfg))
         self._handling = 0
         self._handling_lock = threading.Lock()
 
@@ -350,15 +359,53 @@ class ArchiveWorker(ThreadWorker):
             return super().handle(conn)
         if conn.parser is None:
             conn.sock = AnswerSocket(conn.sock)
-            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
-            conn.parser.unreader = UploadUnreader(conn.sock)
-            conn.parser.mesg_class = ArchiveRequest
+            conn.parser = ArchiveParser(self.cfg, conn.sock, conn.client)
         again = super().handle(conn)
         try:
             conn.sock.release()
         except OSError:  # the client went away
             return False
         return again
+
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """As gunicorn does, with what the connection remembers (`ArchiveRequest`); whether it may be used again."""
+        if not isinstance(req, ArchiveRequest):
+            return bool(super().handle_request(req, conn))
+        self.cfg.pre_request(self, req)
+        response, environ = req.begin(conn)
+        try:
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+            if not self.alive or not self.cfg.keepalive or len(self.keepalived_conns) >= self.max_keepalived:
+                response.force_close()
+            self._answer(response, cast(WsgiApp, self.wsgi)(environ, response.start_response))
+        except OSError:
+            raise
+        except (Exception, SystemExit):
+            if not response.headers_sent:
+                raise
+            # A second answer behind the beginning of the first would be read as a part of it.
+            self.log.exception("Error handling request")
+            close_graceful(conn.sock)
+            raise StopIteration from None
+        finally:
+            self.cfg.post_request(self, req, environ, response)
+        return not response.should_close()
+
+    def _answer(self, response: ArchiveResponse, body: Any) -> None:
+        try:
+            if isinstance(body, FileWrapper):
+                response.write_file(body)
+            else:
+                for piece in body:
+                    response.write(piece)
+            response.close()
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
 
     def _next_request_comes(self, conn: Any) -> bool:
         if not self.alive or self._handling >= self.cfg.threads or self.cfg.is_ssl:

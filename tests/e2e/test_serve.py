@@ -1,6 +1,7 @@
 """Serving, as a user and a service manager see it: start, refusals, drain, workers, other WSGI servers, the demo."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,6 +141,28 @@ class TestHttp:
             assert stream.readline() == b"\r\n"
             connection.sendall(data)
             assert stream.readline().startswith(b"HTTP/1.1 200 ")
+
+    def test_pipelined_requests_on_a_connection_that_is_half_closed(self, live_server: LiveServer) -> None:
+        """What the connection remembers of header fields keeps each request apart from the next."""
+        same = b"Host: localhost\r\nAccept: application/json\r\n\r\n"
+        chunked = b"1\r\na\r\n0\r\nX-A: b\r\n\r\n"
+        sent = [
+            (b"GET /health/live HTTP/1.1\r\n" + same, 200),
+            (b"GET /health/live HTTP/1.1\r\n" + same, 200),
+            (b"HEAD /studies HTTP/1.1\r\n" + same, 200),
+            (b"GET /nothing HTTP/1.1\r\n" + same, 404),
+            (b"GET /health/live?" + b"a" * 6000 + b" HTTP/1.1\r\n" + same, 200),
+            (b"POST /studies HTTP/1.1\r\nContent-Length: 5\r\n" + same + b"GET /", 415),
+            (b"POST /studies HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + same + chunked, 415),
+            (b"GET /health/live HTTP/1.1\r\n" + same, 200),
+            (b"GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n" + same, 200),
+            (b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+        ]
+        with socket.create_connection(("127.0.0.1", live_server.port), timeout=TIMEOUT_SECONDS) as connection:
+            connection.sendall(b"".join(data for data, _ in sent))
+            connection.shutdown(socket.SHUT_WR)
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)] == [code for _, code in sent]
 
     def test_clients_that_do_not_close_hold_up_nobody(self, tmp_path: Path) -> None:
         request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
