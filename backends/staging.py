@@ -2,6 +2,7 @@
 temporary files without a name. So nothing is left of a process that dies."""
 
 import errno
+import io
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -64,8 +65,9 @@ class _SpooledFile(tempfile.SpooledTemporaryFile[bytes]):
             self.rollover()
 
     def settle(self) -> None:
-        """All is written: no more of the room than that is needed."""
+        """All is written: no more of the room than that is needed. Reading all of it at once then makes no copy."""
         if self._taken:
+            cast(io.BytesIO, self._file).getvalue()  # cuts the buffer to its size, which `read` asks for
             self._leave(keep=self.tell())
 
     def rollover(self) -> None:

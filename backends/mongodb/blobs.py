@@ -33,7 +33,9 @@ _WHOLE = "w"
 """The end of the keys of such blobs."""
 _PER_ANSWER = 48
 """Chunks in one answer: MongoDB sends at most 16 MB at a time."""
-_INSERT_BYTES = 6 << 20
+_INSERT_BYTES = 3 << 19
+"""So much goes in one message, at least. The memory of small ones is used again; that of large ones the kernel gives
+anew, page by page, for each."""
 _UPLOADS = 3
 _PER_PAGE = 16
 _STREAM_BYTES = 1 << 20

@@ -40,3 +40,15 @@ def test_a_blob_that_is_forgotten_gives_its_memory_back() -> None:
         blob = TemporaryBlob()
         assert in_memory(blob)
         del blob
+
+
+def test_a_blob_in_memory_is_read_without_a_copy() -> None:
+    blob = TemporaryBlob()
+    for _ in range(3):
+        blob.file.write(bytes(100_000))
+    blob.complete()
+    blob.file.seek(0)
+    first = blob.file.read(SMALL_BYTES)
+    blob.file.seek(0)
+    assert len(first) == 300_000
+    assert blob.file.read(SMALL_BYTES) is first
