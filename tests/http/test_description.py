@@ -91,6 +91,8 @@ class TestOpenAPI:
         for entry in DICOMWEB:
             for operation in entry.operations.values():
                 assert operation.summary in answer.text
+        assert "<code>-</code> before one sorts downwards" in answer.text
+        assert shared_archive.get("/", headers={"Accept": "text/html"}).status_int == 200  # where its link leads
 
 
 class TestCapabilities:
