@@ -2,23 +2,33 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import falcon
 import pytest
+from webtest import TestApp
 
+from dicomweb_server.app import open_parts
 from dicomweb_server.auth.rights import BUILTIN_ROLES
 from dicomweb_server.auth.tokens import Signer
-from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE
+from dicomweb_server.authenticating import open_login
+from dicomweb_server.errors import Unauthenticated
+from dicomweb_server.http.guard import SESSION_COOKIE, SHARE_COOKIE, Guard
 from dicomweb_server.http.routes import Place
 from dicomweb_server.http.table import Operation
 from dicomweb_server.permissions import Permission
+from dicomweb_server.settings import load
 from tests.http.conftest import Archive, Client, opened
 from tests.http.identities import (
+    ADMIN,
     LOGIN_SETTINGS,
+    PASSWORD,
     Headers,
     OtherIssuer,
     add_user,
     bad_own_tokens,
+    basic,
     bearer,
     claims_of,
     forged,
@@ -149,6 +159,30 @@ def test_no_spelling_of_a_path_gets_around_the_guard(guarded: Client, path: str,
         open_to_all = path.startswith(("/health?", "/ohif/"))
         assert answer.status_int in ((200, 405, 404) if open_to_all else (400, 401, 404, 405)), answer.text
         assert b"00080018" not in answer.body
+
+
+def test_a_resource_that_is_in_no_table_is_for_administrators(tmp_path: Path) -> None:
+    class Forgotten:
+        def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+            resp.text = "secret"
+
+    def refused(_req: falcon.Request, resp: falcon.Response, _exc: Exception, _params: dict[str, Any]) -> None:
+        resp.status = 401
+
+    settings = load(overrides={"storage.directory": str(tmp_path), **LOGIN_SETTINGS}, environ={})
+    storage, blobs = open_parts(settings)
+    login = open_login(settings, storage)
+    app: falcon.App[falcon.Request, falcon.Response] = falcon.App(middleware=[Guard(login.gate, trusted_proxies=())])
+    app.add_error_handler(Unauthenticated, refused)
+    app.add_route("/forgotten", Forgotten())
+    client = TestApp(app)
+    try:
+        client.get("/forgotten", status=401)
+        assert client.get("/forgotten", headers=basic(ADMIN, PASSWORD)).text == "secret"
+    finally:
+        login.close()
+        storage.close()
+        blobs.close()
 
 
 def test_forged_and_expired_tokens(make_archive: Archive, guarded: Client, people: dict[str, Headers]) -> None:
