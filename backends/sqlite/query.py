@@ -7,14 +7,12 @@ matched by `dicom.matching` on the JSON of the row, last.
 """
 # ruff: noqa: S608 - names of tables and columns are constants of `schema`; values are bound
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
-
-import orjson
 
 from backends.sqlite import schema
 from backends.sqlite.connections import Connection
+from backends.sqlite.sql import ALWAYS, NEVER, Sql, all_of, any_of, on_row, patterns_on, words_in
 from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, SUMMARY, level_of
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import (
@@ -22,7 +20,6 @@ from dicomweb_server.dicom.matching import (
     AnyOf,
     Condition,
     Empty,
-    Equal,
     Has,
     Not,
     Pattern,
@@ -31,7 +28,6 @@ from dicomweb_server.dicom.matching import (
     Wildcard,
     Words,
 )
-from dicomweb_server.dicom.names import sound
 from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Scope
 
@@ -54,34 +50,6 @@ _FROM_SERIES = {
     Level.STUDY: "{series}.study",
     Level.SERIES: "{series}.id",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Sql:
-    """A piece of a statement with its values. `selective`: an index answers it and leaves few rows."""
-
-    text: str
-    values: tuple[Any, ...] = ()
-    selective: bool = False
-
-
-NEVER, ALWAYS = Sql("0"), Sql("1")
-
-
-def any_of(parts: Sequence[Sql]) -> Sql:
-    """At least one holds."""
-    if len(parts) < 2:
-        return parts[0] if parts else NEVER
-    text = "(" + " OR ".join(part.text for part in parts) + ")"
-    return Sql(text, tuple(value for part in parts for value in part.values), all(part.selective for part in parts))
-
-
-def all_of(parts: Sequence[Sql]) -> Sql:
-    """All hold."""
-    if len(parts) < 2:
-        return parts[0] if parts else ALWAYS
-    text = "(" + " AND ".join(part.text for part in parts) + ")"
-    return Sql(text, tuple(value for part in parts for value in part.values), any(part.selective for part in parts))
 
 
 class Statement:
@@ -185,7 +153,7 @@ class Statement:
         if head == LAST_CHANGED:
             if self._level is Level.INSTANCE:
                 return self._absent(term)
-            return any_of(_conditions("t.changed_at", term.any_of))
+            return any_of(patterns_on("t.changed_at", term.any_of))
         if single and head in _KEYS:
             return self._key(head, term)
         if single and (head in _NUMBERS or head in _STUDY_SETS or head == schema.TRANSFER_SYNTAXES):
@@ -196,7 +164,7 @@ class Statement:
             return self._column(schema.COLUMN_OF[head], term)
         if single and head == _SOP_CLASS:
             self._joins_header = True
-            return any_of(_conditions("h.sop_class", term.any_of))
+            return any_of(patterns_on("h.sop_class", term.any_of))
         return self._by_function(term)
 
     def _condition(self, condition: Condition) -> Sql:
@@ -238,7 +206,7 @@ class Statement:
         if level.depth > self._level.depth:
             return self._absent(term)
         own = "t.uid" if level is self._level else "uid"
-        condition = any_of(_conditions(own, term.any_of))
+        condition = any_of(patterns_on(own, term.any_of))
         if level is self._level:
             return Sql(condition.text, condition.values, selective=True)
         chosen = f"SELECT id FROM {schema.TABLES[level]} WHERE {condition.text}"
@@ -254,7 +222,7 @@ class Statement:
         if level.depth > self._level.depth:
             return self._absent(term)
         if head in _NUMBERS:
-            return self._above(level, any_of(_conditions(_NUMBERS[head][1], term.any_of)))
+            return self._above(level, any_of(patterns_on(_NUMBERS[head][1], term.any_of)))
         found = self._values(schema.TABLES[level], head, term.any_of)
         empty = [Sql(f"{_STUDY_SETS[head]} = '[]'")] if Empty() in term.any_of else []
         if level is self._level and not empty:
@@ -278,15 +246,15 @@ class Statement:
             return self._absent(term)
         if self._level is Level.INSTANCE:
             self._joins_header = True
-            return any_of(_conditions("h.transfer_syntax", term.any_of))
+            return any_of(patterns_on("h.transfer_syntax", term.any_of))
         return self._rows(self._values(schema.TABLES[self._level], schema.TRANSFER_SYNTAXES, term.any_of))
 
     def _rows(self, found: Sql) -> Sql:
         """The ids of rows as a condition that leaves the order of the list to the list."""
         return Sql(f"+t.id IN ({found.text})", found.values)
 
-    def _values(self, table: str, tag: str, patterns: Iterable[Pattern]) -> Sql:
-        condition = any_of(_conditions("value", patterns))
+    def _values(self, table: str, tag: str, patterns: Sequence[Pattern]) -> Sql:
+        condition = any_of(patterns_on("value", patterns))
         return Sql(f"SELECT id FROM {table}_value WHERE tag = ? AND {condition.text}", (tag, *condition.values))
 
     def _column(self, column: schema.Column, term: Term) -> Sql:
@@ -301,7 +269,7 @@ class Statement:
         parts += self._column_parts(table, row, column, plain, scans=any(_scans(pattern) for pattern in plain))
         for pattern in term.any_of:
             if isinstance(pattern, Words) and column.words:
-                parts.append(self._scan(table, row, _words(column.words, pattern)))
+                parts.append(self._scan(table, row, words_in(column.words, pattern)))
         if Empty() in term.any_of:
             function = self._function(term, f"{row}.attributes")
             parts.append(Sql(f"({row}.{column.name} IS NULL AND {function.text})", function.values))
@@ -312,8 +280,8 @@ class Statement:
     ) -> list[Sql]:
         if not patterns:
             return []
-        conditions = _conditions("{0}" + column.name, patterns)
-        parts = [_on_row(condition, row) for condition in conditions]
+        conditions = patterns_on("{0}" + column.name, patterns)
+        parts = [on_row(condition, row) for condition in conditions]
         if scans:
             parts = [self._scan(table, row, any_of(conditions))]
         further = self._connection.execute(
@@ -329,7 +297,7 @@ class Statement:
 
     def _scan(self, table: str, row: str, condition: Sql) -> Sql:
         if self._narrow:
-            return _on_row(condition, row)
+            return on_row(condition, row)
         hold = "" if row == "h" else "+"  # few headers have many instances: those lead
         return Sql(f"{hold}{row}.id IN (SELECT id FROM {table} WHERE {condition.text.format('')})", condition.values)
 
@@ -423,56 +391,3 @@ def _answered_by_index(term: Term) -> bool:
 def _scans(pattern: Pattern) -> bool:
     """Whether no index on values leads to what matches."""
     return isinstance(pattern, (Words, Empty)) or (isinstance(pattern, Wildcard) and pattern.pattern[0] in "*?")
-
-
-def _on_row(condition: Sql, row: str) -> Sql:
-    return Sql(condition.text.format(f"{row}."), condition.values, condition.selective)
-
-
-def _conditions(column: str, patterns: Iterable[Pattern]) -> list[Sql]:
-    """The patterns on a column or expression; those of `Empty` and `Words` are the caller's."""
-    equal = [pattern.value for pattern in patterns if isinstance(pattern, Equal)]
-    found = []
-    if len(equal) == 1:
-        found.append(Sql(f"{column} = ?", (equal[0],), selective=True))
-    elif equal:
-        listed = orjson.dumps(equal).decode()
-        found.append(Sql(f"{column} IN (SELECT value FROM json_each(?))", (listed,), selective=True))
-    for pattern in patterns:
-        if isinstance(pattern, Range):
-            ends = [(f"{column} >= ?", pattern.low), (f"{column} <= ?", pattern.high)]
-            given = [(text, end) for text, end in ends if end is not None]
-            found.append(Sql(f"({' AND '.join(text for text, _ in given)})", tuple(end for _, end in given)))
-        elif isinstance(pattern, Wildcard):
-            found.append(_wildcard(column, pattern.pattern))
-    return found
-
-
-def _wildcard(column: str, pattern: str) -> Sql:
-    prefix = pattern[: min(at for at in (pattern.find("*"), pattern.find("?"), len(pattern)) if at >= 0)]
-    glob = pattern.replace("[", "[[]")
-    if not prefix:
-        return Sql(f"{column} GLOB ?", (glob,))
-    between = f"{column} >= ? AND {column} < ?"
-    if pattern == prefix + "*":
-        return Sql(f"({between})", (prefix, _behind(prefix)), selective=True)
-    return Sql(f"({between} AND {column} GLOB ?)", (prefix, _behind(prefix), glob), selective=True)
-
-
-def _behind(prefix: str) -> str:
-    """The first text behind all that begin with the prefix, in the order of code points."""
-    bare = prefix.rstrip("\U0010ffff")
-    last = ord(bare[-1]) + 1 if bare else 0x110000
-    if last > 0x10FFFF:
-        return "\U0010ffff" * 1025
-    return bare[:-1] + chr(0xE000 if last == 0xD800 else last)
-
-
-def _words(column: str, pattern: Words) -> Sql:
-    """Every word begins a word of the text, or its sound code is there."""
-    parts, values = [], []
-    for word in pattern.words:
-        code = sound(word)
-        parts.append("(instr({0}" + column + ", ?)" + (" OR instr({0}" + column + ", ?))" if code else ")"))
-        values += [f" {word}", *([f" #{code} "] if code else [])]
-    return Sql(f"({' AND '.join(parts)})", tuple(values))
