@@ -1,4 +1,5 @@
-"""README.md: its commands run against a live server and print what it shows; its settings, links and features exist."""
+"""README.md: its commands run against a live server and print what it shows; its settings exist, and what all pages
+link to."""
 
 import os
 import re
@@ -15,6 +16,7 @@ from dicomweb_server.settings import Settings
 from tests.live import ROOT, LiveServer, running
 
 README = ROOT / "README.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 SHOWN_URL = "http://localhost:5985"
 TIMEOUT_SECONDS = 60
 
@@ -83,12 +85,22 @@ def test_the_settings_table_is_that_of_the_code() -> None:
     assert shown == {name: list(value) if isinstance(value, tuple) else value for name, value in in_code.items()}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_links_and_named_files_exist(document: str) -> None:
-    text = (ROOT / document).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
-    files = re.findall(r"`((?:dicomweb_server|backends|tests|config)/[A-Za-z0-9_./]+)`", text)
-    missing = [name for name in {*links, *files} if "NAME" not in name and not (ROOT / name).exists()]
+def anchors_of(document: Path) -> set[str]:
+    """What a link into the document can name: its headings, as they are shown."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_and_named_files_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    missing = []
+    for name, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", text):
+        target = document.parent / name if name else document
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            missing.append(f"{name}#{anchor}")
+    files = re.findall(r"`((?:(?:dicomweb_server|backends|tests)/|config/(?=\w+\.toml))[A-Za-z0-9_./]+)`", text)
+    missing += [name for name in files if "NAME" not in name and not (ROOT / name).exists()]
     assert not missing
 
 
