@@ -6,7 +6,7 @@ import pytest
 
 from dicomweb_server.errors import StorageFull
 from dicomweb_server.services import ingest
-from dicomweb_server.services.space import NEAR_QUOTA_FOR_SECONDS, USED_FOR_SECONDS, Space
+from dicomweb_server.services.space import FREE_FOR_SECONDS, NEAR_QUOTA_FOR_SECONDS, USED_FOR_SECONDS, Space
 from tests.http.conftest import Archive, Client
 from tests.samples import RELATED, envelope, instance, part10
 
@@ -35,6 +35,23 @@ class TestFloor:
         archive = make_archive({"disk.floor_bytes": ABOVE_ANY_DISK})
         archive.get("/studies")
         archive.get("/health")
+
+    def test_it_is_what_is_left_after_what_comes_and_what_came_since_it_was_measured(self) -> None:
+        now, free = [0.0], [1000]
+        space = Space(free=lambda: free[0], used=lambda: 0, floor_bytes=100, quota_bytes=0, clock=lambda: now[0])
+        space.require(900)
+        with pytest.raises(StorageFull):
+            space.require(901)
+        space.took(500)
+        space.require(400)
+        with pytest.raises(StorageFull):
+            space.require(401)
+        now[0] += FREE_FOR_SECONDS
+        space.require(900)
+        free[0] = 99
+        now[0] += FREE_FOR_SECONDS
+        with pytest.raises(StorageFull):
+            space.require()
 
     def test_what_is_stored_of_a_request_is_acknowledged(
         self, archive: Client, monkeypatch: pytest.MonkeyPatch
