@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from backends.sqlite import SQLiteStorage
 from dicomweb_server.errors import ConfigError
 from dicomweb_server.services.hooks import DOCUMENT_KIND, SIGNATURE_HEADER, Hook, Hooks
 from dicomweb_server.services.lease import FORGET_EVERY, LEASE_SECONDS
@@ -24,14 +23,6 @@ SECRET = "a secret of some length"
 def receiver() -> Iterator[Receiver]:
     with receiving() as found:
         yield found
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[Storage]:
-    storage = SQLiteStorage.from_settings(settings={"path": str(tmp_path / "index.sqlite")})
-    storage.open()
-    yield storage
-    storage.close()
 
 
 class Clock:

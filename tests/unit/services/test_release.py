@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from backends.files import FileBlobStore
-from backends.sqlite import SQLiteStorage
 from dicomweb_server.errors import StorageUnavailable, VersionConflict
 from dicomweb_server.services.lease import LEASE_SECONDS
 from dicomweb_server.services.release import Release, Retention
@@ -32,14 +31,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[Storage]:
-    storage = SQLiteStorage.from_settings(settings={"path": str(tmp_path / "index.sqlite"), "synchronous": "NORMAL"})
-    storage.open()
-    yield storage
-    storage.close()
 
 
 @pytest.fixture
