@@ -21,6 +21,7 @@ from dicomweb_server.http.address import AddressRules
 from dicomweb_server.http.answers import REVALIDATE
 from dicomweb_server.http.auditing import AuditWitness
 from dicomweb_server.http.errors import handle_falcon_error, handle_our_error, handle_unexpected
+from dicomweb_server.http.first_look import FirstLook
 from dicomweb_server.http.front import FrontDoor, HeadAsGet
 from dicomweb_server.http.guard import Guard
 from dicomweb_server.http.pace import Pace
@@ -83,9 +84,18 @@ class Application:
     threads that deliver them and that release files."""
 
     def __init__(
-        self, wsgi: WsgiApp, *, pool: CodecPool, feed: ChangeFeed, hooks: Hooks, release: Release, login: Login
+        self,
+        wsgi: WsgiApp,
+        *,
+        pool: CodecPool,
+        feed: ChangeFeed,
+        hooks: Hooks,
+        release: Release,
+        login: Login,
+        first_look: FirstLook,
     ) -> None:
         self._wsgi = wsgi
+        self._first_look = first_look
         self._login = login
         self._pool = pool
         self._feed = feed
@@ -95,6 +105,10 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The WSGI entry."""
         return self._wsgi(environ, start_response)
+
+    def warm_up_at_first_look(self) -> None:
+        """Load what pictures need, and start a decoder, beside the first search that is answered."""
+        self._first_look.then = self._pool.warm_up_beside
 
     def drain(self) -> None:
         """The server stops: let go who waits for changes, so that only requests that do something are waited for."""
@@ -145,8 +159,9 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
         witness=AuditWitness(login.trail) if login.trail else None,
         pace=Pace(settings.http.max_requests_per_minute) if settings.http.max_requests_per_minute else None,
     )
+    first_look = FirstLook()
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App(
-        middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front, guard]
+        middleware=[*([OutcomeFront(settings.fhir.base)] if settings.fhir.enabled else []), front, guard, first_look]
     )
     app.req_options.strip_url_path_trailing_slash = True
     app.add_error_handler(Exception, handle_unexpected)
@@ -166,7 +181,9 @@ def create_app(settings: Settings, storage: Storage, blobs: BlobStore) -> Applic
             mount(app, TABLE[place], prefix, resources)
     hooks.start()
     release.start()
-    return Application(HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, release=release, login=login)
+    return Application(
+        HeadAsGet(app), pool=pool, feed=feed, hooks=hooks, release=release, login=login, first_look=first_look
+    )
 
 
 def _hooks(settings: Settings) -> list[Hook]:

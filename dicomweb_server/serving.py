@@ -223,6 +223,8 @@ class ArchiveServer(BaseApplication):
         try:
             self._parts = open_parts(self._settings)
             self._app = create_app(self._settings, *self._parts)
+            if self._settings.codec.warm_up:
+                self._app.warm_up_at_first_look()
             return _held(self._app)
         except DicomwebError as exc:
             _log.error("cannot start: %s", exc.message)

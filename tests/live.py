@@ -18,6 +18,7 @@ STOP_SECONDS = 30.0
 _STEP_SECONDS = 0.02
 
 ROOT = Path(__file__).parents[1]
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "DICOMWEB__CODEC__WARM_UP": "false"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,8 @@ def running(
     folder: Path, *arguments: str, command: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[LiveServer]:
     """A server that is ready: `python -m dicomweb_server` with the arguments (or another command), its working
-    directory, output and log in `folder`. It is stopped at the end, whatever happens."""
+    directory, output and log in `folder`. It is stopped at the end, whatever happens. Decoders are started when
+    they are needed, unless the environment says otherwise: most tests need none."""
     folder.mkdir(parents=True, exist_ok=True)
     output, log = folder / "output.txt", folder / "log.txt"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("DICOMWEB")}
@@ -71,7 +73,7 @@ def running(
         process = subprocess.Popen(
             [*(command or (sys.executable, "-m", "dicomweb_server")), *arguments],
             cwd=folder,
-            env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={**inherited, **_ENVIRONMENT, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

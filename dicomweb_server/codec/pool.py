@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -231,9 +231,21 @@ class CodecPool:
             return answer
 
     def warm_up(self) -> None:
-        """Start a process now, so that the first request does not wait for it (about half a second)."""
+        """Load what pictures need into this process, and start one of the pool, so that the first request does not
+        wait for that (about half a second)."""
+        _tasks().rehearse()
         with self._process():
             pass
+
+    def warm_up_beside(self) -> None:
+        """Do that in a thread of its own."""
+
+        def warm_up() -> None:
+            # What is missing or does not start is said to the request that needs it.
+            with suppress(MissingCodec, CodecError, CodecBusy):
+                self.warm_up()
+
+        threading.Thread(target=warm_up, name="codec-warm-up", daemon=True).start()
 
     def close(self) -> None:
         """End all processes. The pool cannot be used afterwards."""
@@ -327,6 +339,11 @@ class _Process:
             raise DecoderFailed(f"these pixels took longer than {seconds} seconds, and were given up") from exc
         except wire.Broken as exc:
             raise DecoderFailed(f"a codec crashed on these pixels ({self._end()})") from exc
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._popen.pid
 
     def alive(self) -> bool:
         """Whether the process runs."""

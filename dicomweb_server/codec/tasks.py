@@ -14,7 +14,14 @@ from dicomweb_server.dicom.json_model import Attributes
 from dicomweb_server.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from dicomweb_server.errors import BadRequest
 
-__all__ = ["Decoded", "Encoded", "decode", "decoded_from_bytes", "render", "thumbnail", "transcode"]
+__all__ = ["Decoded", "Encoded", "decode", "decoded_from_bytes", "rehearse", "render", "thumbnail", "transcode"]
+
+
+def rehearse() -> None:
+    """Make a picture of nothing: what the first one loads is loaded then."""
+    description = {"00280010": 8, "00280011": 8, "00280100": 16, "00280101": 12, "00281050": 40, "00281051": 400}
+    attributes: Attributes = {tag: {"vr": "US", "Value": [value]} for tag, value in description.items()}
+    render([attributes], EXPLICIT_VR_LITTLE_ENDIAN, [bytes(128)], options=RenderOptions(), media="image/jpeg")
 
 
 def decode(description: PixelDescription, transfer_syntax_uid: str, frame: bytes, *, rgb: bool) -> Decoded:

@@ -169,8 +169,8 @@ class SearchSettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecSettings:
     """Decoding and rendering: `processes` of each worker, with a limit of time for one task and of memory for a
-    process. Results are kept in `cache_directory`, in which `{directory}` stands for `storage.directory`, up to
-    `cache_bytes` (0: none are kept).
+    process; with `warm_up` the first of them starts at the first search. Results are kept in `cache_directory`, in
+    which `{directory}` stands for `storage.directory`, up to `cache_bytes` (0: none are kept).
     """
 
     processes: int = number(2, 1, 64)
@@ -178,6 +178,7 @@ class CodecSettings:
     memory_bytes: int = number(4 * 1024 * 1024 * 1024, 256 * 1024 * 1024)
     cache_bytes: int = number(2 * 1024 * 1024 * 1024, 0)
     cache_directory: str = text("{directory}/cache", bool, "a path")
+    warm_up: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

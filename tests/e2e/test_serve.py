@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live import ROOT, LiveServer, running, serving, wait_until_ready
+from tests.live import ROOT, LiveServer, running, serving, until, wait_until_ready
 
 TIMEOUT_SECONDS = 30
 
@@ -68,6 +68,14 @@ class TestStart:
             f"dicomweb-server: port {live_server.port} on 127.0.0.1 is in use by another program; "
             "choose another with --port\n"
         )
+
+    def test_a_decoder_starts_beside_the_first_search(self, tmp_path: Path) -> None:
+        with serving(tmp_path, "--workers", "1", environment={"DICOMWEB__CODEC__WARM_UP": "true"}) as server:
+            (worker,) = server.worker_pids()
+            decoders = Path(f"/proc/{worker}/task")
+            assert not any(thread.read_text() for thread in decoders.glob("*/children"))
+            assert requests.get(f"{server.url}/studies", timeout=TIMEOUT_SECONDS).json() == []
+            until(lambda: any(thread.read_text() for thread in decoders.glob("*/children")))
 
     def test_a_worker_that_dies_is_replaced(self, tmp_path: Path) -> None:
         with serving(tmp_path, "--workers", "1") as server:

@@ -217,6 +217,26 @@ def test_many_threads_share_the_pool(pool: CodecPool) -> None:
     assert not wrong
 
 
+def test_a_process_that_was_started_beforehand_is_the_one_that_is_used() -> None:
+    made = CodecPool(processes=2, worker_module="tests.unit.codec.broken_worker")
+    made.warm_up()
+    (started,) = made._all
+    assert made.run({"operation": "echo"}, [])[0]["process"] == started.pid
+    made.close()
+
+
+def test_what_cannot_be_loaded_beforehand_is_no_error_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    hopeless = CodecPool(worker_module="no.such.module")
+    hopeless.warm_up_beside()
+    for thread in threading.enumerate():
+        if thread.name == "codec-warm-up":
+            thread.join()
+    assert not failed
+    hopeless.close()
+
+
 def test_a_closed_pool_ends_its_processes() -> None:
     made = CodecPool(processes=1, worker_module="tests.unit.codec.broken_worker")
     process = made.run({"operation": "echo"}, [])[0]["process"]
