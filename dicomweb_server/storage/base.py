@@ -5,7 +5,9 @@ Rules that hold for every method of both classes, tested by those suites:
 
 * Arguments are keyword-only, values are frozen records. No driver type and no driver error crosses: each backend
   turns its driver's errors into ours in one context manager, with the cause kept.
-* A miss raises `NotFound`; nothing answers None for it.
+* A database that cannot be reached or is busy raises `StorageUnavailable`, and so does a storage that is closed or not
+  yet open; a full one raises `StorageFull`, what cannot be read any more `StorageCorrupt`.
+* A miss raises `NotFound`; nothing answers None for it. A limit may be 0: then nothing is given, or done.
 * Every method may be called from several threads and several processes at once.
 * An iterator is single use; closing it early releases what it holds. No transaction or server cursor stays open while a
   slow client reads: iterators fetch in pages by key.
@@ -105,8 +107,9 @@ class Storage(ABC):
         """Make the records visible and durable; one outcome per record, in their order, as if stored one by one.
 
         A record whose SOP Instance UID is known is the SAME when its SHA-256, study and series are those of the stored
-        one. Otherwise it is REFUSED, or by `OnDuplicate.REPLACE` takes its place while the old one is kept for
-        `restore`. A record that `replaces` a version is REFUSED where another one is current now, or none.
+        one, whatever it `replaces`. Otherwise it is REFUSED, or by `OnDuplicate.REPLACE` takes its place while the old
+        one is kept for `restore`. A record that `replaces` a version is REFUSED where another one is current now, or
+        none.
         """
 
     @abstractmethod
@@ -161,7 +164,7 @@ class Storage(ABC):
         they show and are found by. With `Scope()`: whether every patient has a study.
 
         For checks: may read all of the study. While others write, it may deny what is right a moment later. A study
-        that is not there is exact.
+        that is not there is exact, and so is everything in a storage that keeps nothing derived.
         """
 
     @abstractmethod

@@ -23,7 +23,7 @@ class StorageCase:
 
     def spoil(self, storage: Storage, study_uid: str) -> None:
         """Behind the back of the storage: make the number of series of a study wrong, or of its instances, and let it
-        show another description; and leave a patient without a study."""
+        show another description; and leave a patient without a study. Skips where nothing derived is kept."""
         raise NotImplementedError
 
     @pytest.fixture

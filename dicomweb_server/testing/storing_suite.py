@@ -324,3 +324,17 @@ class StoringSuite(StorageCase):
         put(storage, one)
         storage.remove(scope=Scope(study_uid=one.study_uid))
         assert put(storage, record(one.study_uid, one.series_uid, instance_uid=one.instance_uid)) == [Stored.CREATED]
+
+    def test_a_limit_of_zero_gives_and_does_nothing(self, storage: Storage) -> None:
+        put(storage, record(), record())
+        (one, two) = storage.search(query=Query(level=Level.STUDY)).hits
+        storage.remove(scope=Scope(study_uid=one.study_uid))
+        storage.remove(scope=Scope(study_uid=two.study_uid), keep=True)
+        storage.put_document(kind="k", document_id="d", body=1, keys={})
+        assert list(storage.released(limit=0)) == []
+        assert list(storage.changes(after=None, limit=0)) == []
+        assert list(storage.find_documents(kind="k", limit=0).documents) == []
+        assert storage.purge_documents(kind="k", terms=[], limit=0) == 0
+        assert storage.purge_binned(scope=Scope(), limit=0) == 0
+        assert len(storage.binned(scope=Scope()).entries) == 1
+        assert storage.get_document(kind="k", document_id="d").body == 1
