@@ -7,56 +7,38 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import orjson
 from pymongo import UpdateOne
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from backends.mongodb.connection import Connection, Doc
-from backends.mongodb.keys import search_fields
+from backends.mongodb.errors import is_duplicate
 from backends.mongodb.schema import COLLECTION
-from backends.mongodb.work import Work, new_token, now_in_milliseconds
-from dicomweb_server.dicom.attributes import (
-    Attributes,
-    clock_digits,
-    is_empty,
-    patient_digest,
-    patient_key,
-    select,
+from backends.mongodb.summing import (
+    NUMBERS,
+    SETS,
+    Added,
+    Firsts,
+    brings_nothing,
+    firsts,
+    instances_part,
+    part,
+    patient_document,
+    patients_of,
+    series_document,
+    series_id,
+    study_document,
 )
+from backends.mongodb.work import Work, new_token, now_in_milliseconds
+from dicomweb_server.dicom.attributes import Attributes, clock_digits
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import match_values
 from dicomweb_server.errors import StorageUnavailable
 
-SETS = ("modalities", "sop_classes", "transfer_syntaxes")
-NUMBERS = {
-    Level.PATIENT: ("n_studies", "n_series", "n_instances"),
-    Level.STUDY: ("n_series", "n_instances"),
-    Level.SERIES: ("n_instances",),
-}
 _TRIES = 200
 _STATE = {"v": 1, "epoch": 1, "changed_at": 1, "patient": 1, "n_studies": 1, "n_series": 1, "n_instances": 1}
 _BELOW = {"attributes": 1, "places": 1, "n_series": 1, "n_instances": 1, **dict.fromkeys(SETS, 1)}
 _SEEN = {**_STATE, **_BELOW, "newest": 1}
-
-
-def series_id(study_uid: str, series_uid: str) -> str:
-    """The `_id` of a series: its UID alone may stand in two studies."""
-    return f"{study_uid}/{series_uid}"
-
-
-@dataclass(slots=True, kw_only=True)
-class Added:
-    """A new instance, as far as the levels above care. `shown`: its attributes of patient, study and series."""
-
-    study_uid: str
-    series_uid: str
-    shown: Attributes
-    sop_class: str
-    transfer_syntax: str
-    group: str
-    place: int = 0
 
 
 @dataclass(slots=True)
@@ -87,7 +69,8 @@ class Made:
 class Ascent:
     """One change on its way up. `token` is the document in `work` that stands for it.
 
-    `shown` gives, when it is done, what a series or study shows.
+    `shown` gives, when it is done, what a series or study shows. `inserts`: there are documents among its steps that
+    nobody had made before.
     """
 
     def __init__(self, connection: Connection, work: Work, token: str) -> None:
@@ -96,6 +79,8 @@ class Ascent:
         self._token = token
         self._seen: dict[Level, dict[str, Doc]] = {level: {} for level in NUMBERS}
         self._parsed: dict[tuple[Level, str], Attributes] = {}
+        self._patients: set[str] = set()
+        self.inserts = False
 
     def shown(self, level: Level, identity: str) -> Attributes:
         """What a series or study shows; nothing when it is gone."""
@@ -112,8 +97,8 @@ class Ascent:
         studies = {one.study_uid for one in members}
         series = {series_id(one.study_uid, one.series_uid) for one in members}
         # Of a study that is there already, most often the patient, too, is the one that the new instances name.
-        patients = {patient_key(one.shown, one.study_uid) for one in members}
-        wanted = ((Level.STUDY, studies), (Level.SERIES, series), (Level.PATIENT, patients))
+        self._patients = patients_of(members)
+        wanted = ((Level.STUDY, studies), (Level.SERIES, series), (Level.PATIENT, self._patients))
         return [partial(self._look, level, identities) for level, identities in wanted]
 
     def _look(self, level: Level, identities: Iterable[str]) -> None:
@@ -127,17 +112,30 @@ class Ascent:
 
     # After new instances are there
 
-    def increments(self, members: Sequence[Added]) -> list[Callable[[], bool]]:
-        """The calls that increment the totals of all levels, which may be made at once; none where more than totals
-        changes. `is_settled` must be asked afterwards."""
-        changes = self._changes(members)
-        if not all(self._adds_only(level, key, one) for level, some in changes.items() for key, one in some.items()):
+    def steps(self, members: Sequence[Added]) -> list[Callable[[], bool]]:
+        """The calls that count the new instances on all levels, which may be made at once: totals are incremented, and
+        what was not there is inserted. None where more than that changes. `is_settled` must be asked afterwards."""
+        made = firsts(members, self._seen, self._patients)
+        if made is None:
             return []
-        return [partial(self._increment, level, some) for level, some in changes.items()]
+        changes = self._changes(members, made)
+        known = {
+            level: {key: one for key, one in some.items() if key not in made[level]} for level, some in changes.items()
+        }
+        if not all(self._adds_only(level, key, one) for level, some in known.items() for key, one in some.items()):
+            return []
+        for level, docs in made.items():
+            self._seen[level].update(docs)
+        self.inserts = any(made.values())
+        return [
+            *(partial(self._increment, level, some) for level, some in known.items() if some),
+            *(partial(self._insert, level, docs) for level, docs in made.items() if docs),
+        ]
 
     def is_settled(self, made: Sequence[bool]) -> bool:
-        """Whether all increments were made, and nobody derived a document between its increment and that of another
-        below it."""
+        """Whether all steps were made, and nobody derived a document between its step and that of another below it.
+        Where it `inserts`, all the instances must still be there as well: who removed one before found nothing above
+        it to derive."""
         if not all(made):
             return False
         for level in (Level.STUDY, Level.PATIENT):
@@ -156,19 +154,24 @@ class Ascent:
         for study_uid, series_uids in below.items():
             self.derive_series(study_uid, series_uids, patients)
 
-    def _changes(self, members: Sequence[Added]) -> dict[Level, dict[str, Change]]:
-        """By how much every document above changes, were they all there."""
+    def _changes(self, members: Sequence[Added], made: Firsts) -> dict[Level, dict[str, Change]]:
+        """By how much every document above changes, when those are made."""
         found: dict[Level, dict[str, Change]] = {level: defaultdict(Change) for level in NUMBERS}
+        patients = {uid: doc["patient"] for uid, doc in (self._seen[Level.STUDY] | made[Level.STUDY]).items()}
         for one in members:
-            study = self._seen[Level.STUDY].get(one.study_uid)
             keys = {
                 Level.SERIES: series_id(one.study_uid, one.series_uid),
                 Level.STUDY: one.study_uid,
-                Level.PATIENT: study["patient"] if study else "",
+                Level.PATIENT: patients[one.study_uid],
             }
             for level, key in keys.items():
                 found[level][key].members.append(one)
                 found[level][key].numbers["n_instances"] += 1
+        for series in made[Level.SERIES].values():
+            found[Level.STUDY][series["study"]].numbers["n_series"] += 1
+            found[Level.PATIENT][patients[series["study"]]].numbers["n_series"] += 1
+        for study in made[Level.STUDY].values():
+            found[Level.PATIENT][study["patient"]].numbers["n_studies"] += 1
         return found
 
     def add(self, members: Sequence[Added]) -> None:
@@ -222,7 +225,7 @@ class Ascent:
             if one.group in checked:
                 continue
             checked.add(one.group)
-            if one.place <= seen["newest"] or not _brings_nothing(seen, shown, one, level):
+            if one.place <= seen["newest"] or not brings_nothing(seen, shown, one, level):
                 return False
         return True
 
@@ -243,6 +246,16 @@ class Ascent:
         ]
         result = self._connection.safe(COLLECTION[level]).bulk_write(operations, ordered=False)
         return result.matched_count == len(operations)
+
+    def _insert(self, level: Level, docs: Mapping[str, Doc]) -> bool:
+        """Whether nobody else had made one of them."""
+        try:
+            self._connection.safe(COLLECTION[level]).insert_many(list(docs.values()), ordered=False)
+        except BulkWriteError as error:
+            if not is_duplicate(error):
+                raise
+            return False
+        return True
 
     # After anything else
 
@@ -338,83 +351,23 @@ class Ascent:
             first = firsts.get(each["first"]["uid"])
             if first is None:  # removed in between: whoever did that derives again
                 continue
-            shown = orjson.loads(first["common"])
             below.append(
-                {
-                    "attributes": shown,
-                    "places": dict.fromkeys(shown, each["first"]["place"]),
-                    "n_instances": each["n"],
-                    "modalities": modalities(shown),
-                    "sop_classes": [first["sop_class"]],
-                    "transfer_syntaxes": [first["transfer_syntax"]],
-                }
+                instances_part(
+                    orjson.loads(first["common"]),
+                    place=each["first"]["place"],
+                    number=each["n"],
+                    sop_class=first["sop_class"],
+                    transfer_syntax=first["transfer_syntax"],
+                )
             )
-        doc = _document(Level.SERIES, identity, below)
-        return doc and {**doc, "study": study_uid, "uid": series_uid}
+        return series_document(identity, below)
 
     def _study(self, identity: str) -> Doc | None:
-        doc = _document(Level.STUDY, identity, self._below(Level.SERIES, {"study": identity}))
-        if doc is None:
-            return None
-        key = patient_key(orjson.loads(doc["attributes"]), identity)
-        return {**doc, "patient": key, "digest": patient_digest(key)}
+        return study_document(identity, self._below(Level.SERIES, {"study": identity}))
 
     def _patient(self, identity: str) -> Doc | None:
-        doc = _document(Level.PATIENT, identity, self._below(Level.STUDY, {"patient": identity}))
-        return doc and {**doc, "digest": patient_digest(identity)}
+        return patient_document(identity, self._below(Level.STUDY, {"patient": identity}))
 
     def _below(self, level: Level, condition: Doc) -> list[Doc]:
-        found = list(self._connection.safe(COLLECTION[level]).find(condition, _BELOW).sort("_id", 1))
-        for doc in found:
-            doc["attributes"], doc["places"] = orjson.loads(doc["attributes"]), orjson.loads(doc["places"])
-            if level is Level.SERIES:
-                doc["n_series"] = 1
-            else:
-                doc["n_studies"] = 1
-        return found
-
-
-def modalities(attributes: Attributes) -> list[str]:
-    """The modalities that a header names."""
-    return [str(value) for value in match_values(attributes, ("00080060",))]
-
-
-def _brings_nothing(seen: Doc, shown: Attributes, one: Added, level: Level) -> bool:
-    for tag, own in select(one.shown, level).items():
-        known = shown.get(tag)
-        if known is None or (is_empty(known) and not is_empty(own)):
-            return False
-    return (
-        one.sop_class in seen["sop_classes"]
-        and one.transfer_syntax in seen["transfer_syntaxes"]
-        and set(modalities(one.shown)) <= set(seen["modalities"])
-    )
-
-
-def _document(level: Level, identity: str, below: Sequence[Doc]) -> Doc | None:
-    """A derived document of what is below: of each attribute the value of the earliest place that is not empty."""
-    if not below:
-        return None
-    attributes: dict[str, Mapping[str, Any]] = {}
-    places: dict[str, int] = {}
-    for part in below:
-        for tag, attribute in select(part["attributes"], level).items():
-            if tag not in attributes or _comes_before(attribute, part["places"][tag], attributes[tag], places[tag]):
-                attributes[tag], places[tag] = attribute, part["places"][tag]
-    attributes = dict(sorted(attributes.items()))
-    return {
-        "_id": identity,
-        "v": new_token(),
-        "epoch": new_token(),
-        "changed_at": clock_digits(now_in_milliseconds()),
-        **{name: sum(part.get(name, 0) for part in below) for name in NUMBERS[level]},
-        **{name: sorted({value for part in below for value in part[name]}) for name in SETS},
-        "attributes": orjson.dumps(attributes, default=dict),
-        "places": orjson.dumps(places),
-        "newest": max(places.values(), default=0),
-        **search_fields(attributes, level),
-    }
-
-
-def _comes_before(one: Mapping[str, Any], place: int, other: Mapping[str, Any], other_place: int) -> bool:
-    return (is_empty(one), place) < (is_empty(other), other_place)
+        found = self._connection.safe(COLLECTION[level]).find(condition, _BELOW).sort("_id", 1)
+        return [part(level, doc) for doc in found]

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from backends.mongodb.connection import Connection, Doc
-from backends.mongodb.derived import Added
 from backends.mongodb.keys import search_fields
+from backends.mongodb.summing import Added
 from dicomweb_server.dicom.attributes import SUMMARY, Attributes, select
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import match_values

@@ -7,12 +7,12 @@ import orjson
 from bson import MaxKey, MinKey
 
 from backends.mongodb.connection import Connection, Doc
-from backends.mongodb.derived import modalities, series_id
 from backends.mongodb.errors import driver_errors
 from backends.mongodb.feed import Feed
 from backends.mongodb.instances import METADATA, STORED, LargeMetadata, metadata_record, stored_instance
 from backends.mongodb.query import Statement
 from backends.mongodb.removing import Remover
+from backends.mongodb.summing import modalities, series_id
 from backends.mongodb.work import Work
 from dicomweb_server.dicom.attributes import clock_moment
 from dicomweb_server.dicom.levels import Level

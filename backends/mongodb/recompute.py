@@ -7,8 +7,9 @@ from typing import Any
 import bson
 
 from backends.mongodb.connection import Connection, Doc
-from backends.mongodb.derived import Ascent, series_id
+from backends.mongodb.derived import Ascent
 from backends.mongodb.schema import COLLECTION
+from backends.mongodb.summing import series_id
 from backends.mongodb.work import Work
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.storage.records import Scope

@@ -27,6 +27,11 @@ Two writers A and B, and R that derives (either of them, a reader, or the sweepe
 * Where all levels are only incremented, that happens at once, and the epochs are read again afterwards: had R derived a
   study between its increment and that of the series below, it would have lost A; then A derives all levels. An
   increment that R carries up from what it lost fails on the epoch of A, or comes before A derives.
+* What was not there at step 2 is made of A's instances alone and inserted, at once with the increments. If B was
+  faster, the insert fails and A derives all. If B derives the study while A's series is not inserted yet, the epoch is
+  another one afterwards, as above. If R removed instances of A and found no document to derive, they are missing when A
+  looks at them once more, after the inserts, and A derives all. The mark names the patients too: should A die, and the
+  study be of another patient in the end, then the one that A inserted is derived, and thereby deleted.
 * A bulk of increments of which one failed leaves it unknown which were made: all of them are derived, and so is every
   document above, instead of being given a difference.
 * A study gets another patient: both are derived, and both are written into the mark before the study is, because the
@@ -101,11 +106,25 @@ class Work:
         self._lock = threading.Lock()
         self._last_place = 0
 
-    def mark(self, studies: Iterable[str], token: str = "", *, silent: bool = False, tells: str = "") -> Mark:
-        """Write a mark, safely, before anything below the studies changes. `silent`: the change feed is not told.
-        `tells`: of which kind of change it is, where that is not plain from the instances."""
+    def mark(
+        self,
+        studies: Iterable[str],
+        token: str = "",
+        *,
+        patients: Iterable[str] = (),
+        silent: bool = False,
+        tells: str = "",
+    ) -> Mark:
+        """Write a mark, safely, before anything below the studies changes. `patients`: as of `note_patients`. `silent`:
+        the change feed is not told. `tells`: of which kind of change it is, where that is not plain from the
+        instances."""
         token = token or new_token()
-        fields: Doc = {"kind": "mark", "studies": {"$literal": sorted(studies)}, "patients": [], "at": "$$NOW"}
+        fields: Doc = {
+            "kind": "mark",
+            "studies": {"$literal": sorted(studies)},
+            "patients": {"$literal": sorted(patients)},
+            "at": "$$NOW",
+        }
         if silent:
             fields["silent"] = True
         if tells:

@@ -10,11 +10,12 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, WTimeoutError
 
 from backends.mongodb.claims import claim, give_back
 from backends.mongodb.connection import Connection, Doc
-from backends.mongodb.derived import Added, Ascent, series_id
+from backends.mongodb.derived import Ascent
 from backends.mongodb.errors import is_duplicate
 from backends.mongodb.feed import Entry, Feed
 from backends.mongodb.instances import Composer, LargeMetadata, added, copy_of, stored_instance
 from backends.mongodb.removing import Remover
+from backends.mongodb.summing import Added, patients_of, series_id
 from backends.mongodb.work import LEASE_SECONDS, Mark, Work, new_token
 from dicomweb_server.dicom.attributes import Attributes, conflicts, select
 from dicomweb_server.dicom.levels import Level
@@ -187,7 +188,9 @@ class _Wave:
         self._members = [added(record) for record in self._records]
         studies = {record.study_uid for record in self._records}
         self._mark, self._known, *_ = self._connection.together(
-            partial(self._work.mark, studies, token), self._find_known, *self._ascent.look(self._members)
+            partial(self._work.mark, studies, token, patients=patients_of(self._members)),
+            self._find_known,
+            *self._ascent.look(self._members),
         )
 
     def _find_known(self) -> dict[str, Doc]:
@@ -254,7 +257,7 @@ class _Wave:
     def _tell_above(self, members: list[Added], entries: list[Entry]) -> None:
         """Let the levels above and the change feed know of new instances; mostly in the time of three round trips."""
         feed, ascent, condition = self._writer._feed, self._ascent, {"attempt": self._mark.token}
-        steps = ascent.increments(members)
+        steps = ascent.steps(members)
         if not steps:
             ascent.add(members)
             feed.tell(entries, condition=condition)
@@ -264,7 +267,7 @@ class _Wave:
             partial(ascent.is_settled, made), partial(feed.still_true, entries, condition)
         )
         refused = feed.write(numbers, true)
-        if not settled:
+        if not settled or (ascent.inserts and len(true) < len(entries)):
             ascent.derive_all(members)
         feed.tell(refused, condition=condition)
 

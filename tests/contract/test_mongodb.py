@@ -22,8 +22,8 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from backends.mongodb import GridFSBlobStore, MongoStorage, schema
 from backends.mongodb.blobs import CHUNK_BYTES, WHOLE_BYTES
-from backends.mongodb.derived import _document as derived_document
 from backends.mongodb.query import Statement
+from backends.mongodb.summing import document
 from dicomweb_server.dicom.attributes import vr_of
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import ConfigError, StorageUnavailable
@@ -135,7 +135,9 @@ def opened(url: str, name: str, **settings: object) -> MongoStorage:
 
 def test_the_rules_of_shards_see_every_command(url: str, name: str, shard_rules: ShardRules) -> None:
     storage = opened(url, name)
-    put(storage, record())
+    one = record()
+    put(storage, one)
+    put(storage, record(one.study_uid, one.series_uid, Modality="MR"))
     storage.close()
     assert shard_rules.seen >= {"insert", "find", "aggregate", "createIndexes"}
     with MongoClient[dict[str, Any]](url, event_listeners=[shard_rules]) as client:
@@ -384,7 +386,7 @@ def many(url: str) -> Iterator[MongoStorage]:
                 "sop_classes": [],
                 "transfer_syntaxes": [],
             }
-            doc = derived_document(Level.STUDY, f"1.2.3.{number}", [part])
+            doc = document(Level.STUDY, f"1.2.3.{number}", [part])
             assert doc is not None
             docs.append({**doc, "patient": f"id\\\\ID{number:05}"})
         storage._connection.safe("studies").insert_many(docs)

@@ -20,8 +20,9 @@ from pymongo import MongoClient
 
 from backends.mongodb import MongoStorage
 from backends.mongodb.connection import Connection
-from backends.mongodb.derived import Added, Ascent, series_id
+from backends.mongodb.derived import Ascent
 from backends.mongodb.feed import Entry
+from backends.mongodb.summing import Added, series_id
 from backends.mongodb.writing import _Wave
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.errors import NotFound, StorageUnavailable
@@ -203,6 +204,7 @@ LONE = record(PatientID="L")
 RENAMED = record(LONE.study_uid, LONE.series_uid, instance_uid=LONE.instance_uid, PatientID="N")
 STEPS: dict[str, Callable[[MongoStorage], object]] = {
     "store": lambda storage: put(storage, record(ONE.study_uid, ONE.series_uid), record(ONE.study_uid)),
+    "begin": lambda storage: put(storage, record(PatientID="A"), record(PatientID="N"), record(ONE.study_uid)),
     "replace": lambda storage: put(storage, AGAIN, on_duplicate=OnDuplicate.REPLACE),
     "move": lambda storage: put(storage, MOVED, on_duplicate=OnDuplicate.REPLACE),
     "rename": lambda storage: put(storage, RENAMED, on_duplicate=OnDuplicate.REPLACE),
@@ -365,6 +367,70 @@ class TestOvertaken:
         assert order == [1]
         check_everything(storage, monkeypatch)
         assert study_hit(storage, ONE.study_uid).number_of_instances == 2
+
+    @pytest.mark.parametrize("patient", ["A", "N"])
+    @pytest.mark.parametrize("other", ["same series", "same study", "other patient", "derives"])
+    @pytest.mark.parametrize("before", [Level.SERIES, Level.STUDY, Level.PATIENT, None])
+    def test_another_comes_between_while_a_study_begins(
+        self,
+        storage: MongoStorage,
+        monkeypatch: pytest.MonkeyPatch,
+        patient: str,
+        other: str,
+        before: Level | None,
+    ) -> None:
+        first = record(PatientID=patient)
+        together, others = storage._connection.together, [1]
+
+        def come_between() -> None:
+            if others and others.pop():
+                if other == "derives":
+                    self.ascent(storage).derive_study(first.study_uid, [f"id\\\\{patient}"])
+                else:
+                    series = first.series_uid if other == "same series" else None
+                    put(
+                        storage, record(first.study_uid, series, PatientID="Q" if other == "other patient" else patient)
+                    )
+
+        def overtaken(*calls: Callable[[], Any]) -> list[Any]:
+            if "_insert" not in repr(calls):
+                return together(*calls)
+            results = []
+            for call in reversed(calls):  # the patient and the study are made before the series
+                if before is not None and repr(before) in repr(call):
+                    come_between()
+                results.append(call())
+            if before is None:
+                come_between()
+            return results[::-1]
+
+        monkeypatch.setattr(storage._connection, "together", overtaken)
+        put(storage, first)
+        assert not others
+        number = 1 if other == "derives" else 2
+        assert study_hit(storage, first.study_uid).number_of_instances == number
+        check_everything(storage, monkeypatch)
+        assert study_hit(storage, first.study_uid).number_of_instances == number
+
+    @pytest.mark.parametrize("before", [Level.SERIES, Level.STUDY, Level.PATIENT])
+    def test_another_removes_while_a_study_begins(
+        self, storage: MongoStorage, monkeypatch: pytest.MonkeyPatch, before: Level
+    ) -> None:
+        first = record(PatientID="N")
+
+        def overtaken(*calls: Callable[[], Any]) -> list[Any]:
+            results = []
+            for call in reversed(calls) if "_insert" in repr(calls) else calls:
+                if "_insert" in repr(call) and repr(before) in repr(call):
+                    storage.remove(scope=Scope(study_uid=first.study_uid))
+                results.append(call())
+            return results[::-1] if "_insert" in repr(calls) else results
+
+        monkeypatch.setattr(storage._connection, "together", overtaken)
+        put(storage, first)
+        check_everything(storage, monkeypatch)
+        assert storage._connection.safe("studies").count_documents({}) == 1
+        assert storage._connection.safe("patients").count_documents({}) == 1
 
     def test_a_removal_that_ends_while_it_is_read(self, storage: MongoStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         finish, removed, intents = storage._remover.finish, storage._work.removed, list[Any]()
