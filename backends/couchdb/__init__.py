@@ -31,6 +31,9 @@ What a reader sees, and why it is right
     removals. Until then an instance that nobody has acknowledged may be there without its study. Storing it again
     (SAME) settles too. Every step can be repeated by several at once.
 
+    Failures. What a broken connection left half-way is finished by the same process, in a thread, as soon as CouchDB
+    answers again (`mending`).
+
     Lost answers. Requests are sent again once after a broken connection. Each document carries the name of the
     attempt that wrote it, so that a 409 caused by one's own first try is told from another's write.
 

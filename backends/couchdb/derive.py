@@ -17,7 +17,7 @@ from backends.couchdb.entities import Header, Placed
 from backends.couchdb.records import attributes_of
 from dicomweb_server.dicom.attributes import Attributes, merge
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.errors import StorageUnavailable
+from dicomweb_server.errors import StorageError, StorageUnavailable
 
 ATTEMPTS = 200
 PATIENTS_AT_ONCE = 200
@@ -75,15 +75,31 @@ class Deriver:
     def __init__(self, records: Database, archive: Database) -> None:
         self._records = records
         self._archive = archive
+        self._left_patients: set[str] = set()
 
     def settle(self, plan: Mapping[str, Collection[str]]) -> dict[str, Shown]:
         """Bring studies, some series of each and their patients up to date, and say what they show.
 
         Everything that was written before the call is taken into account, by whoever it was written.
         """
+        patients: set[str] = set()
+        try:
+            return self._settle(plan, patients)
+        except StorageError:
+            self._left_patients |= patients
+            raise
+
+    def settle_left_patients(self) -> None:
+        """Bring those patients up to date that a failure of this process has left behind: the documents of the studies
+        that named them may name others by now."""
+        for key in sorted(self._left_patients):
+            self.settle_patients([key])
+            self._left_patients.discard(key)
+
+    def _settle(self, plan: Mapping[str, Collection[str]], patients: set[str]) -> dict[str, Shown]:
+        """As `settle`. `patients` are then those that studies had or have."""
         waiting = {study: set(series) for study, series in plan.items()}
         shown: dict[str, Shown] = {}
-        patients: set[str] = set()
         texts: dict[str, str] = {}
         for _ in attempts():
             if not waiting:
@@ -96,16 +112,17 @@ class Deriver:
                 wanted = self._wanted(waiting, groups, known)
             except _Vanished:
                 continue
-            lost = self._write(ids, known, wanted)
-            for study, series in list(waiting.items()):
-                if lost.isdisjoint(_ids(study, series)):
-                    shown[study] = _shown(study, waiting.pop(study), wanted)
-                # Also when nothing was to be written: another one may have written the study, but not its patient yet.
+            # Also when nothing is to be written: another one may have written the study, but not its patient yet.
+            for study in waiting:
                 both = (known.get(entities.study_id(study)), wanted.get(entities.study_id(study)))
                 for document in both:
                     if document is not None:
                         patients.add(document["patient"])
                         texts |= _texts(document)
+            lost = self._write(ids, known, wanted)
+            for study, series in list(waiting.items()):
+                if lost.isdisjoint(_ids(study, series)):
+                    shown[study] = _shown(study, waiting.pop(study), wanted)
         self.settle_patients(patients, texts)
         return shown
 

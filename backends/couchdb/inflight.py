@@ -2,14 +2,15 @@
 
 A process that dies between an instance and what is derived from it leaves its name here; whoever opens the archive next
 derives those studies again. The entry is written when a study comes up that it does not name, not for every instance,
-and never cleared while the process lives: to derive once too often does no harm.
+and never cleared while the process lives: to derive once too often does no harm. What a failure left half-way stays
+named until it is mended (`mending`), or for the next who opens the archive.
 """
 
 import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from backends.couchdb import keys
 from backends.couchdb.database import Database, Json
@@ -31,7 +32,8 @@ class InFlight:
         self._document: Json = {"_id": f"{PREFIX}{keys.new_attempt()}", "type": "writer", "studies": [], "at": 0}
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
-        self._left_half = False
+        self._left: Counter[str] = Counter()
+        self.when_left: Callable[[], None] = lambda: None
 
     @contextlib.contextmanager
     def writing(self, studies: Collection[str]) -> Iterator[None]:
@@ -41,20 +43,34 @@ class InFlight:
             self._tell()
         try:
             yield
-        except BaseException:
-            self._left_half = True
+        except BaseException as exc:
+            with self._lock:
+                self._left.update(set(studies))
+            if isinstance(exc, Exception):  # else the process is about to end
+                self.when_left()
             raise
         finally:
             with self._lock:
                 self._busy.subtract(studies)
                 self._busy += Counter()
 
+    def left(self) -> dict[str, int]:
+        """The studies that failures of this process left half-way, and how many did."""
+        with self._lock:
+            return dict(self._left)
+
+    def mended(self, study: str, failures: int) -> None:
+        """One of them is whole again, but for what failed since `left` said so."""
+        with self._lock:
+            self._left.subtract({study: failures})
+            self._left += Counter()
+
     def _tell(self) -> None:
         known, age = set(self._document["studies"]), time.time() - self._document["at"]
         if known.issuperset(self._busy) and abs(age) < TRUSTED_SECONDS:
             return
         for _ in range(_TRIES):
-            wanted = {**self._document, "studies": sorted(self._busy), "at": int(time.time())}
+            wanted = {**self._document, "studies": sorted({*self._left, *self._busy}), "at": int(time.time())}
             if self._records.put(wanted):
                 self._document = wanted
                 return
@@ -67,7 +83,7 @@ class InFlight:
     def close(self) -> None:
         """Withdraw the entry, unless something is still being written, or was left half-way by a failure."""
         with self._lock:
-            if "_rev" in self._document and not self._busy and not self._left_half:
+            if "_rev" in self._document and not self._busy and not self._left:
                 self._records.delete([self._document])
                 self._document.pop("_rev")
                 self._document["at"] = 0

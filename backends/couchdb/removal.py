@@ -65,6 +65,13 @@ class Removal:
                 self._carry_out(intent)
                 self._settle([intent])
 
+    def finish(self, study_uid: str) -> None:
+        """Finish the removals from a study that this process could not; to what another one is at it does no harm."""
+        for intent in self._records.with_prefix(INTENT):
+            if any(item["study"] == study_uid for item in intent["items"]):
+                self._carry_out(intent)
+                self._settle([intent])
+
     def _inside(self, scope: Scope) -> list[Json]:
         """What has to be known of the instances in scope."""
         if scope.instance_uid is not None:

@@ -1,4 +1,5 @@
-"""What is put right when an archive is opened: work of processes that died, and the two winners of a split cluster."""
+"""What is put right when an archive is opened: work of processes that died, and the two winners of a split cluster; and
+what a failure left half-way in this process."""
 
 from backends.couchdb import keys
 from backends.couchdb import records as documents
@@ -36,6 +37,12 @@ class Repair:
             self._inflight.forget(writer)
         self._settle_instances()
         self._settle_archive()
+
+    def finish(self, study_uid: str) -> None:
+        """Finish what a failure of this process left half-way in a study."""
+        self._removal.finish(study_uid)
+        self._deriver.settle_all(study_uid)
+        self._deriver.settle_left_patients()
 
     def _settle_instances(self) -> None:
         """Nodes that were cut off from each other may both have taken a writer. CouchDB shows the same one of them

@@ -14,6 +14,7 @@ from backends.couchdb.derive import Deriver
 from backends.couchdb.documents import Documents
 from backends.couchdb.feed import Feed
 from backends.couchdb.inflight import InFlight
+from backends.couchdb.mending import Mending
 from backends.couchdb.moving import Moving
 from backends.couchdb.reading import Reading
 from backends.couchdb.removal import Removal
@@ -75,9 +76,11 @@ class _Parts:
         self.bin = Bin(self.records, self.reading, deriver, self.inflight, self.removal, clock)
         self.moving = Moving(self.records, self.archive, self.documents, deriver, self.inflight, self.bin, clock)
         self.repair = Repair(self.records, self.archive, deriver, self.inflight, self.removal, clock)
+        self.mending = Mending(self.inflight, self.repair.finish)
 
     def close(self) -> None:
         """Withdraw the entry of this process, as far as the server still answers, and close the connections."""
+        self.mending.close()
         with contextlib.suppress(StorageError):
             self.inflight.close()
         self.server.close()

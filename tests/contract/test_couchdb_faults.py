@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -218,6 +219,82 @@ def _check_bin(storage: CouchStorage) -> None:
 
 def _die(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+class TestCutConnections:
+    """Each request that holds some bytes is cut off, at first, by a proxy. Nobody stores to the study again, and nobody
+    opens the archive."""
+
+    @pytest.fixture
+    def reader(self, url: str, name: str) -> Iterator[CouchStorage]:
+        storage = opened(url, name)
+        yield storage
+        storage.close()
+
+    @pytest.fixture
+    def proxy(self, url: str) -> Iterator[BadProxy]:
+        with BadProxy(urlsplit(url).port or 80) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def storage(self, reader: CouchStorage, proxy: BadProxy, url: str, name: str) -> Iterator[CouchStorage]:
+        storage = opened(url.replace(f":{urlsplit(url).port}", f":{proxy.port}"), name)
+        yield storage
+        storage.close()
+        if not proxy.forbidden:
+            assert not reader._opened.records.with_prefix("writer:"), "nothing is left to be done"
+
+    def test_a_store_is_finished(self, storage: CouchStorage, reader: CouchStorage, proxy: BadProxy) -> None:
+        one = record()
+        proxy.forbidden = b"_view/headers"
+        with pytest.raises(StorageUnavailable):
+            put(storage, one)
+        assert reader.count(query=Query(level=Level.INSTANCE)) == 1
+        assert reader.count(query=Query(level=Level.STUDY)) == 0
+        proxy.forbidden = b""
+        until(lambda: not storage._opened.inflight.left(), seconds=15)
+        assert study_hit(reader, one.study_uid).number_of_instances == 1
+        check_totals(reader)
+
+    def test_the_patient_that_a_study_had_before_is_finished(
+        self, storage: CouchStorage, reader: CouchStorage, proxy: BadProxy
+    ) -> None:
+        put(storage, ONE)
+        other = record(ONE.study_uid, ONE.series_uid, instance_uid=ONE.instance_uid, PatientID="B", content=b"other")
+        proxy.forbidden = b"_view/patients"
+        with pytest.raises(StorageUnavailable):
+            put(storage, other, on_duplicate=OnDuplicate.REPLACE)
+        proxy.forbidden = b""
+        until(lambda: not storage._opened.inflight.left(), seconds=15)
+        (patient,) = reader.search(query=Query(level=Level.PATIENT)).hits
+        assert patient.attributes["00100020"]["Value"] == ["B"]
+        assert reader.is_exact(scope=Scope())
+        assert reader.is_exact(scope=Scope(study_uid=ONE.study_uid))
+
+    def test_a_removal_is_finished(self, storage: CouchStorage, reader: CouchStorage, proxy: BadProxy) -> None:
+        put(storage, ONE, BESIDE)
+        proxy.forbidden = b'"type":"removed"'
+        with pytest.raises(StorageUnavailable):
+            storage.remove(scope=ONE.scope)
+        proxy.forbidden = b""
+        until(lambda: not storage._opened.inflight.left(), seconds=15)
+        assert list(reader.released(limit=9)) == [ONE.blob.key]
+        assert list(instances(reader)) == [BESIDE.instance_uid]
+        check_totals(reader)
+
+    def test_what_cannot_be_finished_is_named_for_the_next_start(
+        self, storage: CouchStorage, reader: CouchStorage, proxy: BadProxy
+    ) -> None:
+        proxy.forbidden = b"_view/headers"
+        with pytest.raises(StorageUnavailable):
+            put(storage, ONE)
+        proxy.forbidden = b'"type":"instance"'
+        with pytest.raises(StorageUnavailable):
+            put(storage, record())  # names another study as well
+        proxy.forbidden = b"_view/headers"
+        storage.close()
+        (entry,) = reader._opened.records.with_prefix("writer:")
+        assert ONE.study_uid in entry["studies"]
 
 
 class TestWriters:

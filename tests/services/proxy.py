@@ -12,12 +12,14 @@ _PIECE_BYTES = 1 << 16
 
 class BadProxy:
     """Passes connections on to a port. Each piece waits `delay_seconds`; after a random number of pieces, on average
-    `pieces` (0: never), a connection is cut, with whatever was on its way."""
+    `pieces` (0: never), a connection is cut, with whatever was on its way; and always before a piece that has
+    `forbidden`."""
 
     def __init__(self, port: int, *, delay_seconds: float = 0.0, pieces: int = 0, seed: int = 0) -> None:
         self._target = port
         self.delay_seconds = delay_seconds
         self.pieces = pieces
+        self.forbidden = b""
         self._random = random.Random(seed)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -46,7 +48,8 @@ class BadProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(_PIECE_BYTES):
                 time.sleep(self.delay_seconds)
-                if self.pieces and self._random.randrange(self.pieces) == 0:
+                unlucky = self.pieces and self._random.randrange(self.pieces) == 0
+                if unlucky or (self.forbidden and self.forbidden in data):
                     self.cuts += 1
                     break
                 sink.sendall(data)
