@@ -1,4 +1,9 @@
-"""ICC profiles: those of objects, and the colour spaces that PS3.18 8.3.5.1.5 names, made here by their definitions."""
+"""ICC profiles: those of objects, and the colour spaces that PS3.18 8.3.5.1.5 names, made here by their definitions.
+
+That section makes no exception for grey pictures. A grey file takes a profile for grey only (ICC.1 8.4.4), so they get
+one with the curve of the space. A profile of the object is for colours (PS3.3 C.11.15.1.1), and grey values go through
+none (PS3.4 N.2.2.1): they are taken as those of sRGB, as browsers show them.
+"""
 
 import io
 import struct
@@ -42,12 +47,15 @@ _SPACES: Final = {
 
 
 def apply_profile(image: Image.Image, stored: bytes, wanted: str) -> tuple[Image.Image, bytes | None]:
-    """The colour image in the wanted space, and the profile to put into its file.
+    """The image in the wanted space, and the profile to put into its file.
 
     stored: the profile of the object; without one its colours are taken as sRGB. A damaged one is left aside.
     """
-    if image.mode != "RGB" or wanted == "no":
+    if wanted == "no":
         return image, None
+    if image.mode != "RGB":
+        name = "srgb" if wanted == "yes" else wanted
+        return image.point(_grey_table(name)), grey_profile(name)
     source = _readable(stored)
     if wanted == "yes":
         return image, stored if source is not None else profile("srgb")
@@ -68,23 +76,64 @@ def profile(name: str) -> bytes:
     """An ICC profile, version 4, with three primaries and one curve (ICC.1 8.3)."""
     space = _SPACES[name]
     matrix = _to_pcs(space)
-    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + b"".join(_fixed(number) for number in space.curve)
+    return _file(
+        b"RGB ",
+        {
+            **_common(space, space.name),
+            **{tag: _xyz(tuple(matrix[:, index])) for index, tag in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))},
+            **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(space)),
+        },
+    )
+
+
+@lru_cache(maxsize=8)
+def grey_profile(name: str) -> bytes:
+    """The same for grey pictures: the curve alone (ICC.1 8.4.4)."""
+    space = _SPACES[name]
+    return _file(b"GRAY", {**_common(space, f"{space.name}, grey"), b"kTRC": _curve(space)})
+
+
+def of_colours(grey: bytes) -> bytes:
+    """The profile for colours of the same space, for files that know no grey."""
+    return next(profile(name) for name in _SPACES if grey_profile(name) == grey)
+
+
+@lru_cache(maxsize=8)
+def _grey_table(name: str) -> list[int]:
+    """From grey values of sRGB to those of the space that are as light."""
+    values = np.arange(256) / 255
+    power, scale, shift, slope, knee = _SRGB_CURVE
+    light = np.where(values >= knee, (scale * values + shift) ** power, slope * values)
+    power, scale, shift, slope, knee = _SPACES[name].curve
+    lowest = slope * knee  # the light up to which the curve is a line
+    line = light / slope if slope else light
+    found = np.where(light >= lowest, (light ** (1 / power) - shift) / scale, line)
+    table: list[int] = np.floor(np.clip(found, 0, 1) * 255 + 0.5).astype(int).tolist()
+    return table
+
+
+def _common(space: _Space, name: str) -> dict[bytes, bytes]:
     adaptation = _adaptation(space.white)
-    tags = {
-        b"desc": _text(space.name),
+    return {
+        b"desc": _text(name),
         b"cprt": _text("No copyright"),
         b"wtpt": _xyz(_PCS_WHITE),
         b"chad": b"sf32" + bytes(4) + b"".join(_fixed(float(number)) for number in adaptation.reshape(-1)),
-        **{tag: _xyz(tuple(matrix[:, index])) for index, tag in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))},
-        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
     }
+
+
+def _curve(space: _Space) -> bytes:
+    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + b"".join(_fixed(number) for number in space.curve)
+
+
+def _file(colours: bytes, tags: dict[bytes, bytes]) -> bytes:
     table, body = b"", b""
     start = 128 + 4 + 12 * len(tags)
     for tag, data in tags.items():
         table += tag + struct.pack(">II", start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
     size = start + len(body)
-    head = struct.pack(">I4xI4s4s4s", size, 0x04200000, b"mntr", b"RGB ", b"XYZ ")
+    head = struct.pack(">I4xI4s4s4s", size, 0x04200000, b"mntr", colours, b"XYZ ")
     head += struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp") + bytes(28)
     head += b"".join(_fixed(number) for number in _PCS_WHITE)
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body

@@ -14,7 +14,7 @@ from dicomweb_server.codec.decode import Decoded
 from dicomweb_server.codec.geometry import Geometry, plan
 from dicomweb_server.codec.graphics import draw_graphics
 from dicomweb_server.codec.grey import GreyPipeline, grey_pipeline, stored_values, to_grey
-from dicomweb_server.codec.icc import apply_profile
+from dicomweb_server.codec.icc import apply_profile, of_colours
 from dicomweb_server.codec.options import (
     MAX_ANNOTATION_CHARACTERS,
     MAX_ANNOTATION_LINES,
@@ -79,6 +79,8 @@ def to_bytes(image: Image.Image, media: str, *, quality: int | None = None) -> b
     else:
         if max(image.size) > _WEBP_MAX_SIDE:
             raise BadRequest(f"a WebP image has at most {_WEBP_MAX_SIDE} pixels on a side")
+        if extra and image.mode == "L":  # colours only
+            extra["icc_profile"] = of_colours(extra["icc_profile"])
         image.save(out, "WEBP", quality=quality or DEFAULT_QUALITY, method=2, **extra)
     return out.getvalue()
 

@@ -1,7 +1,7 @@
 """Rendered instances (PS3.18 8.7.4 and 10.4.1.1.3): pictures of images, and the documents that other objects hold."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from importlib import import_module
@@ -213,6 +213,37 @@ class Pictures:
             if frame < instance.number_of_frames:
                 yield Shown(instance, (frame,), state)
 
+    # What stands for a series or study
+
+    def rendered_stand_in(
+        self, scope: Scope, media: str, options: PictureOptions, *, damaged: Instance
+    ) -> tuple[Instance, Payload] | None:
+        """The picture of another instance of a series or study whose representative cannot be shown; None where the few
+        that are tried are damaged too, or have nothing of this media type."""
+
+        def make(instance: Instance) -> Payload | None:
+            if media not in self.media_types(instance):
+                return None
+            return self.made(self.shown(instance, media), media, options)
+
+        return self._instead(scope, damaged, make)
+
+    def _instead(
+        self, scope: Scope, damaged: Instance, make: Callable[[Instance], Payload | None]
+    ) -> tuple[Instance, Payload] | None:
+        """What can be made of one of the few that are tried, for some seconds at most."""
+        until = time.monotonic() + _STAND_IN_SECONDS
+        for instance in others(self._retrieve, self._storage, scope, damaged):
+            try:
+                made = make(instance)
+            except BadPixels:
+                made = None
+            if made is not None:
+                return instance, made
+            if time.monotonic() > until:
+                break
+        return None
+
     # Thumbnails
 
     def thumbnail(self, instance: Instance, frame: int | None, media: str, options: PictureOptions) -> Payload:
@@ -239,15 +270,9 @@ class Pictures:
         self, scope: Scope, media: str, options: PictureOptions, *, damaged: Instance
     ) -> tuple[Instance | None, Payload]:
         """The thumbnail of a series or study whose representative cannot be shown, and of which instance it is: a
-        neighbour, or an icon (None) where the few that are tried, for some seconds at most, are damaged too."""
-        until = time.monotonic() + _STAND_IN_SECONDS
-        for instance in others(self._retrieve, self._storage, scope, damaged):
-            try:
-                return instance, self.thumbnail(instance, None, media, options)
-            except BadPixels:
-                if time.monotonic() > until:
-                    break
-        return None, in_memory(self._icon(damaged, media))
+        neighbour, or an icon (None) where those are damaged too."""
+        found = self._instead(scope, damaged, lambda instance: self.thumbnail(instance, None, media, options))
+        return found or (None, in_memory(self._icon(damaged, media)))
 
     def _small(self, instance: Instance, index: int, side: int) -> bytes:
         key = cache_key("thumbnail", instance.stored.blob.sha256, index, side)

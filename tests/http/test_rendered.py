@@ -262,7 +262,25 @@ class TestFrames:
             assert archive.get(path + "/thumbnail", headers=again).status_int == 304
         # What is asked for by its name is not replaced.
         assert "decoded" in archive.get(url(middle) + "/thumbnail", status=422).json["reason"]
-        archive.get(f"/studies/{study}/series/{series}/rendered", status=422)
+
+    def test_another_picture_stands_for_a_series_whose_middle_is_damaged(self, archive: Client) -> None:
+        study, series = generate_uid(), generate_uid()
+        middle = pydicom.dcmread(io.BytesIO(broken()))
+        middle.StudyInstanceUID, middle.SeriesInstanceUID, middle.InstanceNumber = study, series, 2
+        places = (f"/studies/{study}", f"/studies/{study}/series/{series}")
+        put_file(archive, part10(middle, transfer_syntax_uid=JPEGBaseline8Bit))
+        for path in places:
+            assert "decoded" in archive.get(path + "/rendered", status=422).json["reason"]
+        ends = [grey(StudyInstanceUID=study, SeriesInstanceUID=series, InstanceNumber=number) for number in (1, 3)]
+        archive.store(*ends)
+        for path in places:
+            shown = archive.get(path + "/rendered?window=40,80", headers={"Accept": "image/png"})
+            expected = archive.get(url(ends[1]) + "/rendered?window=40,80", headers={"Accept": "image/png"})
+            assert shown.body == expected.body
+            assert "damaged" in shown.headers["Warning"]
+            assert shown.headers["Cache-Control"] == "private, no-cache"
+            assert len(parts(archive.get(path + "/rendered", headers={"Accept": JPEGS}))) == 2
+        archive.get(url(middle) + "/rendered", status=422)
 
     def test_another_series_stands_for_a_study_whose_first_is_damaged(self, archive: Client) -> None:
         first = pydicom.dcmread(io.BytesIO(broken()))

@@ -8,7 +8,7 @@ import falcon
 from dicomweb_server import __version__
 from dicomweb_server.dicom.media import Offer, choose
 from dicomweb_server.errors import BadPixels, DicomwebError, MissingCodec, NotAcceptable
-from dicomweb_server.http.answers import REVALIDATE, OutPart, not_modified, send_multipart, send_payload, tag
+from dicomweb_server.http.answers import REVALIDATE, OutPart, not_modified, send_multipart, send_payload, tag, warn
 from dicomweb_server.http.conditional import etag_matches
 from dicomweb_server.http.params import accepted, entity_url, frame_numbers, query_parameters, scope_of
 from dicomweb_server.http.resources.frames import BROKEN_PIXELS, check_frames
@@ -33,7 +33,8 @@ class RenderedResource:
         self._cache = cache
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, **uids: str) -> None:
-        """One picture as a single part, of a study or series that of its middle; every one as multipart."""
+        """One picture as a single part, of a study or series that of its middle, or where that is damaged of a
+        neighbour; every one as multipart."""
         scope = scope_of(**uids)
         options = rs_options(picture_parameters(req))
         instance = self._pictures.representative(scope)
@@ -44,7 +45,17 @@ class RenderedResource:
         # More instances, or the images of a presentation state, can come.
         found = (self._retrieve.opened(item) for item in self._retrieve.instances(scope=scope))
         identity = f"{scope}/{self._pictures.version(replace(scope, series_uid=None, instance_uid=None))}"
-        self._send(req, resp, found if offer.multipart else [instance], offer, options, identity=identity)
+        try:
+            self._send(req, resp, found if offer.multipart else [instance], offer, options, identity=identity)
+        except BadPixels:
+            if offer.multipart or scope.instance_uid is not None:
+                raise
+            stand_in = self._pictures.rendered_stand_in(scope, offer.media, options, damaged=instance)
+            if stand_in is None:
+                raise
+            etag = _etag(f"{identity}/{stand_in[0].stored.instance_uid}", offer, options)
+            send_payload(req, resp, stand_in[1], content_type=_labelled(offer.media), etag=etag, cache=REVALIDATE)
+            warn(resp, ["the image in the middle is damaged, another one is shown"])
 
     def on_get_frames(self, req: falcon.Request, resp: falcon.Response, numbers: str, **uids: str) -> None:
         """The frames of a list: the first or an animation as a single part, every one as multipart."""
@@ -77,7 +88,7 @@ class RenderedResource:
         frames: Sequence[int] = (),
         cache: str = REVALIDATE,
     ) -> None:
-        etag = tag("rendered", __version__, identity, offer.media, str(offer.multipart), options.identity())
+        etag = _etag(identity, offer, options)
         cache = cache if stays(offer.media, options) else REVALIDATE
         if offer.multipart:
             parts = self._parts(instances, offer.media, options, frames=frames, base=req.context.address.dicomweb)
@@ -109,6 +120,10 @@ class RenderedResource:
                     yield OutPart(content_type=_labelled(media), payload=payload, location=_location(shown, base))
         if not some:
             raise failure
+
+
+def _etag(identity: str, offer: Offer, options: PictureOptions) -> str:
+    return tag("rendered", __version__, identity, offer.media, str(offer.multipart), options.identity())
 
 
 def stays(media: str, options: PictureOptions) -> bool:

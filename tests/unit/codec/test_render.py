@@ -289,6 +289,26 @@ class TestColour:
         changed = np.asarray(image)[0, 0].tolist() != [200, 40, 40]
         assert changed == (name in ("adobergb", "rommrgb", "displayp3"))
 
+    @pytest.mark.parametrize("name", ["no", "yes", "srgb", "adobergb", "rommrgb", "displayp3"])
+    def test_a_grey_picture_carries_a_profile_for_grey(self, name: str) -> None:
+        decoded = Decoded(np.arange(256, dtype="u1").reshape(16, 16), PixelDescription(16, 16))
+        flat = {"00281050": {"vr": "DS", "Value": [127.5]}, "00281051": {"vr": "DS", "Value": [256]}}
+        image = render_frame(flat, decoded, options=RenderOptions(iccprofile=name))
+        for media in ("image/png", "image/jpeg", "image/webp"):
+            file = Image.open(io.BytesIO(to_bytes(image, media)))
+            assert ("icc_profile" in file.info) == (name != "no")
+            if name != "no":
+                space = ImageCms.ImageCmsProfile(io.BytesIO(file.info["icc_profile"])).profile.xcolor_space
+                assert space.strip() == ("GRAY" if file.mode == "L" else "RGB")
+        if name == "no":
+            return
+        made = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        # Shown through its profile, it looks as it does without one.
+        shown = ImageCms.profileToProfile(image, made, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        plain = np.asarray(render_frame(flat, decoded)).astype(int)
+        assert np.abs(np.asarray(shown).astype(int) - plain[..., None])[plain > 8].max() <= 2
+        assert (np.asarray(image) != plain).any() == (name in ("adobergb", "rommrgb"))
+
     @needs_corpus
     def test_a_slides_profile_is_found_in_its_optical_path(self) -> None:
         item = next(item for item in samples() if item.path.name == "sm_image.dcm")
