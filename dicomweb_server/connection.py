@@ -102,17 +102,28 @@ class UploadUnreader(SocketUnreader):
         """As gunicorn means it: `size` bytes, fewer only at the end of the connection."""
         if size is None or size < MIN_BLOCK_BYTES or self.buf.getbuffer().nbytes >= size:
             return cast(bytes, cast(Any, super()).read(size, read_ahead))
-        pieces = [self.take_buffered()]
-        missing = size - len(pieces[0])
+        ahead = self.take_buffered()
+        pieces = [ahead] if ahead else []
+        missing = size - len(ahead)
         while missing and (piece := self.sock.recv(min(missing, MEBIBYTE))):
             pieces.append(piece)
             missing -= len(piece)
-        return b"".join(pieces)
+        return b"".join(pieces)  # of one piece this is the piece
 
     def unread(self, data: Any) -> None:
         """As gunicorn means it, which copies even where there is nothing."""
         if data:
             super().unread(data)
+
+
+class UploadBody(Body):
+    """A body of known length, of which large blocks are handed on as they were read."""
+
+    def read(self, size: int | None = None) -> bytes:
+        """As gunicorn means it."""
+        if size is None or size < MIN_BLOCK_BYTES or self.buf.getbuffer().nbytes:
+            return super().read(size)
+        return cast(bytes, cast(Any, self)._read_reader(size))
 
 
 class ArchiveRequest(Request):
@@ -147,6 +158,13 @@ class ArchiveRequest(Request):
         self.unreader, self.req_number = unreader, req_number
         self.method, self.uri, self.path, self.query = (group.decode() for group in line.groups(b""))
         self.body = Body(LengthReader(unreader, 0))
+
+    def set_body_reader(self) -> None:
+        """As gunicorn does."""
+        super().set_body_reader()
+        reader = getattr(self.body, "reader", None)
+        if isinstance(reader, LengthReader):
+            self.body = UploadBody(reader)
 
     def _look_at_fields(self) -> None:
         names = {name for name, _ in self.headers}

@@ -29,7 +29,7 @@ _KEY = re.compile(rf"[0-9]{{8}}/[0-9]{{4}}/[0-9a-f]{{32}}({re.escape(SUFFIX)})?"
 _SETTINGS = ("directory",)
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
-_SYNCING_THREADS = 16
+_SYNCING_THREADS = 8
 _STALE_SECONDS = 24 * 3600
 _SYNC_FILE_RANGE_WRITE = 2
 

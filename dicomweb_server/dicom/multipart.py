@@ -33,7 +33,7 @@ class MultipartLimits:
     max_parts: int = 100_000
     max_part_header_bytes: int = 16_384
     max_preamble_bytes: int = 65_536
-    block_bytes: int = 262_144
+    block_bytes: int = 524_288
 
 
 _DEFAULT_LIMITS = MultipartLimits()
