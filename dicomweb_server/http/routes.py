@@ -118,6 +118,15 @@ def _delete(summary: str) -> Operation:
     return Operation(responder="objects.on_delete", summary=summary, permission=Permission.DELETE, statuses=(204,))
 
 
+def _reject(what: str) -> Operation:
+    return Operation(
+        responder="objects.on_post_reject",
+        summary=f"Reject {what} for a reason, such as 113001^DCM, as OHIF does: it is removed",
+        permission=Permission.DELETE,
+        statuses=(204,),
+    )
+
+
 def _edit(responder: str, summary: str, parameters: tuple[Parameter, ...] = ()) -> Operation:
     return Operation(
         responder=f"edit.{responder}",
@@ -268,6 +277,9 @@ DICOMWEB: tuple[Route, ...] = (
         ),
         delete=_delete("Delete an instance"),
     ),
+    route(STUDY + "/reject/{code}", post=_reject("a study")),
+    route(SERIES + "/reject/{code}", post=_reject("a series")),
+    route(INSTANCE + "/reject/{code}", post=_reject("an instance")),
     *(
         entry
         for entity, name in ((STUDY, "a study"), (SERIES, "a series"), (INSTANCE, "an instance"))

@@ -83,6 +83,23 @@ class TestWhatIsInIt:
         bundle = archive.get("/audit?limit=1", headers={**boss, "Accept": "application/fhir+json"})
         assert bundle.json["entry"][0]["resource"]["resourceType"] == "AuditEvent"
 
+    def test_a_rejection_removes_and_tells_its_reason(self, make_archive: Archive) -> None:
+        archive = make_archive(LOGIN_SETTINGS)
+        boss, rita = bearer(log_in(archive)["token"]), add_user(archive, "rita", "reader")
+        ds = instance()
+        archive.authorization = ("Bearer", boss["Authorization"].split()[1])
+        archive.store(ds, instance(ds.StudyInstanceUID))
+        archive.authorization = None
+        series = f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}"
+        archive.post(f"{series}/reject/113001%5EDCM", headers=rita, status=403)
+        assert "113039^DCM" in archive.post(f"{series}/reject/1%5EDCM", headers=boss, status=404).json["reason"]
+        archive.post(f"{series}/reject/113001%5EDCM", headers=boss, status=204)
+        archive.get(f"{series}/metadata", headers=boss, status=404)
+        (entry,) = archive.get("/bin", headers=boss).json["entries"]
+        assert entry["instance_uid"] == ds.SOPInstanceUID
+        told = records(archive, boss, action="delete", outcome="success")
+        assert [one["reason"] for one in told] == ["rejected for quality reasons"]
+
     def test_who_is_tried_with_basic(self, make_archive: Archive) -> None:
         """A failed login, of the user who was tried, however it was tried; a password in its place is cut off."""
         archive = make_archive(LOGIN_SETTINGS)

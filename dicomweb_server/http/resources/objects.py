@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import falcon
 
 from dicomweb_server.dicom.media import AcceptRange, Offer
+from dicomweb_server.errors import NotFound
 from dicomweb_server.http.answers import PARTS_WITH_LENGTH, OutPart, not_modified, send_multipart, send_payload, tag
 from dicomweb_server.http.params import accepted, entity_url, scope_of, truth
 from dicomweb_server.services.archive import zip_archive
@@ -12,6 +13,14 @@ from dicomweb_server.services.remove import Remove
 from dicomweb_server.services.retrieve import Payload, Retrieve
 from dicomweb_server.services.transcode import CANNOT, Transcode, asks_beyond, choose_syntax, insists
 from dicomweb_server.storage.records import Scope, StoredInstance
+
+REJECTIONS = {
+    "113001^DCM": "rejected for quality reasons",
+    "113037^DCM": "rejected for patient safety reasons",
+    "113038^DCM": "incorrect modality worklist entry",
+    "113039^DCM": "data retention policy expired",
+}
+"""The reasons of IHE's Imaging Object Change Management (PS3.16 CID 7011)."""
 
 DICOM, OCTETS, ZIP = "application/dicom", "application/octet-stream", "application/zip"
 
@@ -58,6 +67,13 @@ class ObjectsResource:
         """Delete all of it: gone when this answers."""
         self._remove.remove(scope=scope_of(**uids))
         resp.status = 204
+
+    def on_post_reject(self, req: falcon.Request, resp: falcon.Response, code: str, **uids: str) -> None:
+        """Delete for a reason, which the audit trail tells: what dcm4chee has for viewers that cannot delete."""
+        if code not in REJECTIONS:
+            raise NotFound(f"there is no such reason to reject for; there are {', '.join(REJECTIONS)}")
+        req.context.reason = REJECTIONS[code]
+        self.on_delete(req, resp, **uids)
 
     def _offers(self, syntax: str, ranges: Sequence[AcceptRange], *, single: bool) -> list[Offer]:
         targets = self._transcode.file_targets(syntax, ranges) if asks_beyond(ranges, {syntax}) else []
