@@ -1,7 +1,6 @@
 """Archives in a folder for tests of commands, which are run in this process."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ from dicomweb_server.services.ingest import Ingest, IngestLimits
 from dicomweb_server.settings import load
 from dicomweb_server.storage.records import OnDuplicate
 from tests.samples import part10
-from tests.services import couchdb, mongodb, s3
+from tests.services import s3
+from tests.services.databases import fresh, missing
 
 REPLACE = IngestLimits(on_duplicate=OnDuplicate.REPLACE)
 
@@ -28,19 +28,10 @@ def settings_file(folder: Path, text: str = "") -> Path:
 
 
 @contextmanager
-def in_database(backend: str, folder: Path) -> Iterator[str]:
+def in_database(backend: str) -> Iterator[str]:
     """The settings of an archive whose index and files lie in a database of its own; skips where no server can be
     had, and fails where one has to be."""
-    service = {"mongodb": mongodb, "couchdb": couchdb}[backend]
-    with ExitStack() as stack:
-        try:
-            start = mongodb.shared_url if backend == "mongodb" else couchdb.running
-            url = stack.enter_context(start(folder / "server"))
-            name = stack.enter_context(service.database(url))
-        except (mongodb.Unavailable, couchdb.Unavailable) as exc:
-            if backend in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-                pytest.fail(str(exc))
-            pytest.skip(str(exc))
+    with fresh(backend) as (url, name):
         yield f'backend = "{backend}"\n[storage.{backend}]\nurl = "{url}"\ndatabase = "{name}"\n'
 
 
@@ -53,9 +44,7 @@ def in_bucket(folder: Path) -> Iterator[str]:
             (folder / "s3").mkdir(exist_ok=True)
             server = stack.enter_context(s3.running(folder / "s3"))
         except s3.Unavailable as exc:
-            if "s3" in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-                pytest.fail(str(exc))
-            pytest.skip(str(exc))
+            missing("s3", exc)
         lines = [f"{key} = {json.dumps(value)}" for key, value in server.settings.items()]
         yield "\n".join(['[blobs]\nstore = "s3"\n[blobs.s3]', *lines, ""])
 

@@ -32,8 +32,8 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pat
         if request.param == "s3":
             text = other = stack.enter_context(in_bucket(tmp_path))
         else:
-            text = stack.enter_context(in_database(request.param, tmp_path))
-            other = stack.enter_context(in_database(request.param, tmp_path / "other"))
+            text = stack.enter_context(in_database(request.param))
+            other = stack.enter_context(in_database(request.param))
             other += re.sub(r'backend = "(\w+)"\n\[storage', r'[blobs]\nstore = "\1"\n[blobs', text)
         yield settings_file(tmp_path / "archive", text), settings_file(tmp_path / "again", other)
 

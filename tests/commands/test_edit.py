@@ -31,7 +31,7 @@ STUDY = Scope(study_uid="1.2.3")
 @pytest.fixture(params=["sqlite", "mongodb", "couchdb"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """An archive with two studies, on each backend."""
-    with nullcontext("") if request.param == "sqlite" else in_database(request.param, tmp_path) as text:
+    with nullcontext("") if request.param == "sqlite" else in_database(request.param) as text:
         found = settings_file(tmp_path / "archive", text)
         with opened(found) as archive:
             store(archive, *(instance("1.2.3", "1.2.3.1", f"1.2.3.1.{number}") for number in range(1, 4)))

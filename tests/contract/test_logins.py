@@ -1,6 +1,5 @@
 """What logging in keeps in the storage, and the rules that hide studies: alike on every storage."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +22,7 @@ from dicomweb_server.storage.base import Storage
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import OnDuplicate, Scope
 from dicomweb_server.testing.datasets import record
-from tests.services import couchdb, mongodb
+from tests.services.databases import fresh
 
 PASSWORD = "correct horse battery"
 
@@ -42,16 +41,8 @@ def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def _settings(kind: str, folder: Path, stack: ExitStack) -> dict[str, object]:
     if kind == "sqlite":
         return {"path": str(folder / "index.sqlite")}
-    try:
-        if kind == "mongodb":
-            url = stack.enter_context(mongodb.shared_url(folder))
-            return {"url": url, "database": stack.enter_context(mongodb.database(url))}
-        url = stack.enter_context(couchdb.running(folder))
-        return {"url": url, "database": stack.enter_context(couchdb.database(url)), "wait_seconds": 5}
-    except (mongodb.Unavailable, couchdb.Unavailable) as exc:
-        if kind in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-            pytest.fail(str(exc))
-        pytest.skip(str(exc))
+    url, name = stack.enter_context(fresh(kind))
+    return {"url": url, "database": name, "wait_seconds": 5}
 
 
 def test_users(storage: Storage) -> None:

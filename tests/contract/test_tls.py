@@ -1,7 +1,6 @@
 """MongoDB and CouchDB by TLS, where both sides show certificates: as the settings say, and refused otherwise. A proxy
 in front of the servers of the other tests speaks TLS for them."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from dicomweb_server.testing.blob_suite import staged
 from dicomweb_server.testing.datasets import record
 from dicomweb_server.testing.steps import put, study_hit
 from tests.certificates import make_bundle, make_certificate
-from tests.services import couchdb, mongodb
+from tests.services.databases import fresh
 from tests.services.tls import TLSProxy
 
 
@@ -51,20 +50,13 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     certificate, key = make_certificate(folder)
     for name in ("client", "stranger"):
         make_bundle(folder, name)
-    service = {"mongodb": mongodb, "couchdb": couchdb}[backend]
-    try:
-        running = mongodb.shared_url(folder) if backend == "mongodb" else couchdb.running(folder)
-        with running as plain, service.database(plain) as database:
-            parts = urlsplit(plain)
-            with TLSProxy(parts.port or 0, certificate=certificate, key=key, trusted=folder / "client.crt") as proxy:
-                login = f"{parts.netloc.rpartition('@')[0]}@" if parts.username else ""
-                scheme = "https" if backend == "couchdb" else "mongodb"
-                url = f"{scheme}://{login}127.0.0.1:{proxy.port}{parts.path}?{parts.query}".rstrip("?")
-                yield Place(backend, url, database, folder)
-    except (mongodb.Unavailable, couchdb.Unavailable) as exc:
-        if backend in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-            raise
-        pytest.skip(str(exc))
+    with fresh(backend) as (plain, database):
+        parts = urlsplit(plain)
+        with TLSProxy(parts.port or 0, certificate=certificate, key=key, trusted=folder / "client.crt") as proxy:
+            login = f"{parts.netloc.rpartition('@')[0]}@" if parts.username else ""
+            scheme = "https" if backend == "couchdb" else "mongodb"
+            url = f"{scheme}://{login}127.0.0.1:{proxy.port}{parts.path}?{parts.query}".rstrip("?")
+            yield Place(backend, url, database, folder)
 
 
 def test_records_and_files_go_by_tls(place: Place) -> None:

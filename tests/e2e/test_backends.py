@@ -20,6 +20,7 @@ from pydicom.uid import generate_uid
 from tests.live import ROOT, LiveServer, running, until
 from tests.samples import RELATED, envelope, instance, part10, sample_files, url
 from tests.services import couchdb, mongodb
+from tests.services.databases import fresh, missing
 
 BACKENDS = ("sqlite", "mongodb", "couchdb")
 SAMPLES = 40
@@ -37,30 +38,18 @@ def started(folder: Path, backend: str, environment: Mapping[str, str]) -> Itera
 
 
 @contextmanager
-def place(folder: Path, backend: str) -> Iterator[dict[str, str]]:
+def place(backend: str) -> Iterator[dict[str, str]]:
     """The variables that name a new archive on that backend. Skips where there is none."""
-    try:
-        if backend == "mongodb":
-            with mongodb.shared_url(folder / "database") as address, mongodb.database(address) as name:
-                yield variables(backend, address, name)
-        elif backend == "couchdb":
-            with couchdb.running(folder / "database") as address, couchdb.database(address) as name:
-                yield variables(backend, address, name)
-        else:
-            yield {}
-    except (mongodb.Unavailable, couchdb.Unavailable) as exc:
-        missing(backend, exc)
+    if backend == "sqlite":
+        yield {}
+        return
+    with fresh(backend) as (address, name):
+        yield variables(backend, address, name)
 
 
 def variables(backend: str, address: str, name: str) -> dict[str, str]:
     start = f"DICOMWEB__STORAGE__{backend.upper()}__"
     return {f"{start}URL": address, f"{start}DATABASE": name}
-
-
-def missing(backend: str, exc: Exception) -> None:
-    if backend in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-        pytest.fail(str(exc))
-    pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -69,8 +58,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def archive(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with place(tmp_path_factory.mktemp(backend), backend) as found:
+def archive(backend: str) -> Iterator[dict[str, str]]:
+    with place(backend) as found:
         yield found
 
 
@@ -208,7 +197,7 @@ def test_answers_are_equal_byte_for_byte(tmp_path: Path) -> None:
     with ExitStack() as stack:
         servers = {}
         for backend in BACKENDS:
-            archive = stack.enter_context(place(tmp_path / backend, backend))
+            archive = stack.enter_context(place(backend))
             archive |= {"DICOMWEB__STOW__ON_DUPLICATE": "replace"}
             servers[backend] = stack.enter_context(started(tmp_path / f"{backend}-server", backend, archive))
         statuses = set()

@@ -27,19 +27,14 @@ from dicomweb_server.settings import Settings, load
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.records import ArchiveEntry, OnDuplicate, Scope
 from dicomweb_server.testing.moving_suite import comparable
+from tests.commands.archives import in_database, settings_file
 from tests.live import ROOT
 from tests.samples import instance, part10, sample_files
-from tests.services import couchdb, mongodb, s3
+from tests.services import s3
+from tests.services.databases import missing
 
 REPLACE = IngestLimits(on_duplicate=OnDuplicate.REPLACE)
 SAMPLES = 60
-
-
-def settings_file(folder: Path, text: str = "") -> Path:
-    """A settings file of an archive in that folder, which need not exist."""
-    path = folder.with_suffix(".toml")
-    path.write_text(f'[storage]\ndirectory = "{folder}"\n{text}', encoding="utf-8")
-    return path
 
 
 @contextmanager
@@ -316,40 +311,12 @@ def _breaking(storage: type[Storage], *, after: bool) -> Any:
     return load
 
 
-@pytest.fixture(scope="module")
-def mongodb_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("mongodb")
-    try:
-        with mongodb.shared_url(folder / "server") as url, mongodb.database(url) as name:
-            text = f'backend = "mongodb"\n[storage.mongodb]\nurl = "{url}"\ndatabase = "{name}"\n'
-            yield settings_file(folder / "archive", text)
-    except mongodb.Unavailable as exc:
-        _missing("mongodb", exc)
-
-
-@pytest.fixture(scope="module")
-def couchdb_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("couchdb")
-    try:
-        with couchdb.running(folder / "server") as url, couchdb.database(url) as name:
-            text = f'backend = "couchdb"\n[storage.couchdb]\nurl = "{url}"\ndatabase = "{name}"\n'
-            yield settings_file(folder / "archive", text)
-    except couchdb.Unavailable as exc:
-        _missing("couchdb", exc)
-
-
-def _missing(name: str, exc: Exception) -> None:
-    if name in os.environ.get("REQUIRE_BACKENDS", "").split(","):
-        pytest.fail(str(exc))
-    pytest.skip(str(exc))
-
-
-def test_around_the_circle_of_all_backends(
-    source: Path, original: object, mongodb_file: Path, couchdb_file: Path, target: Path
-) -> None:
-    for one, other in pairwise((source, mongodb_file, couchdb_file, target)):
-        assert copied(one, other, "--read-back") == 0
-        assert everything(other) == original
+def test_around_the_circle_of_all_backends(source: Path, original: object, target: Path, tmp_path: Path) -> None:
+    with in_database("mongodb") as first, in_database("couchdb") as second:
+        between = [settings_file(tmp_path / str(number), text) for number, text in enumerate((first, second))]
+        for one, other in pairwise((source, *between, target)):
+            assert copied(one, other, "--read-back") == 0
+            assert everything(other) == original
 
 
 def test_by_way_of_s3(source: Path, original: object, target: Path, tmp_path: Path) -> None:
@@ -362,4 +329,4 @@ def test_by_way_of_s3(source: Path, original: object, target: Path, tmp_path: Pa
                 assert copied(one, other, "--read-back") == 0
                 assert everything(other) == original
     except s3.Unavailable as exc:
-        _missing("s3", exc)
+        missing("s3", exc)

@@ -135,7 +135,7 @@ def test_the_version_before_comes_back(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_space_is_freed_on_every_backend(backend: str, tmp_path: Path) -> None:
-    with place(tmp_path, backend) as archive:
+    with place(backend) as archive:
         environment = {**archive, "DICOMWEB__REMOVE__RETENTION_DAYS": "0"}
         with started(tmp_path / "server", backend, environment) as server:
             study, kept = store(server, 3), store(server, 1)

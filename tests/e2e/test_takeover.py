@@ -48,7 +48,7 @@ def test_another_takes_over(tmp_path: Path, backend: str, how: signal.Signals) -
     if backend == "sqlite":
         _take_over(settings_file(tmp_path / "data"), how)
     else:
-        with in_database(backend, tmp_path) as text:
+        with in_database(backend) as text:
             _take_over(settings_file(tmp_path / "data", text), how)
 
 

@@ -29,8 +29,7 @@ _PASSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 @contextmanager
 def running(backend: str, folder: Path) -> Iterator[str]:
     """The URL of a server. Raises Unavailable of its service."""
-    start = mongodb.shared_url if backend == "mongodb" else couchdb.running
-    with start(folder) as url:
+    with _SERVICES[backend].named_or_own(folder) as url:
         yield url
 
 

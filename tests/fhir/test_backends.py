@@ -20,7 +20,7 @@ from tests.samples import instance
 @pytest.fixture(scope="module", params=BACKENDS)
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fhir]:
     folder: Path = tmp_path_factory.mktemp(request.param)
-    with place(folder, request.param) as environment:
+    with place(request.param) as environment:
         overrides = {"storage.directory": str(folder / "data"), "storage.backend": request.param}
         settings = load(overrides=overrides, environ=environment)
         storage, blobs = open_parts(settings)

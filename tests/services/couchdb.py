@@ -132,8 +132,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[str]:
-    """The URL of a server, which is stopped afterwards if it was started here. Raises Unavailable."""
+def named_or_own(folder: Path) -> Iterator[str]:
+    """The server that COUCHDB_URL names, else one of one's own, stopped afterwards. Raises Unavailable."""
     if url := os.environ.get("COUCHDB_URL"):
         yield url.rstrip("/")
         return

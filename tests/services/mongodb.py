@@ -105,7 +105,7 @@ def running(folder: Path, *options: str) -> Iterator[Mongod]:
 
 
 @contextlib.contextmanager
-def shared_url(folder: Path) -> Iterator[str]:
+def named_or_own(folder: Path) -> Iterator[str]:
     """The server that MONGODB_URL names, else one of one's own. Raises Unavailable."""
     named = os.environ.get("MONGODB_URL")
     if named:
