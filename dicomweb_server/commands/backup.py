@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dicomweb_server.commands.progress import MEGABYTE, Pace, ProgressLine, bar, counted
 from dicomweb_server.opening import open_existing
-from dicomweb_server.services.backup import Backup, BackupProgress, Folder
+from dicomweb_server.services.backup import Backup, BackupProgress
+from dicomweb_server.services.backup_folder import Folder
 from dicomweb_server.settings import Settings
 
 EXAMPLE = "backup /mnt/backup --keep 14 --data /srv/dicom"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dicomweb_server.commands.progress import MEGABYTE, ProgressLine, bar
 from dicomweb_server.opening import open_parts
-from dicomweb_server.services.backup import BackupSource, Folder
+from dicomweb_server.services.backup_folder import Folder
+from dicomweb_server.services.backup_source import BackupSource
 from dicomweb_server.services.copy import Archive, Copy, Progress
 from dicomweb_server.settings import Settings
 

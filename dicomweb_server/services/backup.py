@@ -1,56 +1,34 @@
 """Copying a running archive into a folder, again and again: the index whole, of the files those that are new.
 
-    backup.json             what this folder is
-    blobs/3f/3f...          files, named by the digest of their key; a file never changes
-    indexes/20260102T030405Z.jsonl.gz
-                            the entries of the archive (`Storage.dump`), a line each, then their number and SHA-256
-
 Nobody has to stop. An instance is in a backup as it was when it was read: whole, with its file, whose SHA-256 is
 compared on the way. What was stored when the backup began and has not been removed since is in it.
 """
 
-import contextlib
-import fcntl
 import gzip
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import orjson
 
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.errors import Conflict, NotFound, StorageCorrupt
-from dicomweb_server.services.backup_entries import packed, parsed
+from dicomweb_server.errors import StorageCorrupt
+from dicomweb_server.services.backup_entries import packed
+from dicomweb_server.services.backup_folder import File, Folder, files_of
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.query import Query
-from dicomweb_server.storage.records import ArchiveEntry, BinnedEntry, InstanceEntry, ReplacedEntry, Scope, versions_in
+from dicomweb_server.storage.records import ArchiveEntry, BinnedEntry, InstanceEntry, ReplacedEntry
 
-FORMAT = 1
-_MARK = "backup.json"
-_SUFFIX = ".jsonl.gz"
-_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _TIME = "%Y%m%dT%H%M%SZ"
 _THREADS = 4
 _ENTRIES_AT_ONCE = 64
 _LEVEL = 1  # of the compression: metadata is deflated already
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file that an entry refers to. Of a layout size and SHA-256 are not known."""
-
-    key: str
-    instance_uid: str
-    size_bytes: int | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,74 +50,6 @@ class BackedUp:
     copied_files: int = 0
     copied_bytes: int = 0
     damaged: list[str] = field(default_factory=list)
-
-
-class Folder:
-    """The folder of backups."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def create(self) -> None:
-        """Make it, where it is not there. Raises Conflict for a folder with something else in it."""
-        mark = self._path / _MARK
-        with disk_errors():
-            if not mark.exists():
-                if self._path.exists() and not self._path.is_dir():
-                    raise Conflict(f"{self._path} is no folder: name another one.")
-                if self._path.exists() and any(self._path.iterdir()):
-                    raise Conflict(f"{self._path} is not empty, and no folder of backups: name another one.")
-                for part in ("blobs", "indexes"):
-                    (self._path / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-                mark.write_bytes(orjson.dumps({"format": FORMAT}))
-        self.check()
-
-    def check(self) -> None:
-        """Raises NotFound where there is no backup, Conflict for one of a newer release."""
-        try:
-            mark = orjson.loads((self._path / _MARK).read_bytes())
-        except (OSError, ValueError) as exc:
-            raise NotFound(f"There is no backup in {self._path}.") from exc
-        if mark.get("format") != FORMAT:
-            raise Conflict(f"The backup in {self._path} was made by a newer release.")
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """While inside, no other process writes to it. Raises Conflict."""
-        with (self._path / _MARK).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                raise Conflict(f"Another backup into {self._path} is running.") from exc
-            yield
-
-    def names(self) -> list[str]:
-        """The backups that are complete, oldest first."""
-        found = [path.name.removesuffix(_SUFFIX) for path in (self._path / "indexes").glob(f"*{_SUFFIX}")]
-        return sorted(name for name in found if _NAME.fullmatch(name))
-
-    def index(self, name: str) -> Path:
-        """The file of an index."""
-        return self._path / "indexes" / f"{name}{_SUFFIX}"
-
-    def blob(self, key: str) -> Path:
-        """The file of a blob."""
-        digest = hashlib.sha256(key.encode()).hexdigest()[:40]
-        return self._path / "blobs" / digest[:2] / digest
-
-    def prune(self, keep: int) -> int:
-        """Forget all but the newest backups, and the files that only they had; gives how many files went."""
-        names = self.names()
-        if keep <= 0 or len(names) <= keep:
-            return 0
-        wanted = {self.blob(one.key).name for name in names[-keep:] for one in _files_in(self.index(name))}
-        with disk_errors():
-            for name in names[:-keep]:
-                self.index(name).unlink()
-            unused = [path for path in (self._path / "blobs").glob("??/*") if path.name not in wanted]
-            for path in unused:
-                path.unlink()
-        return len(unused)
 
 
 class Backup:
@@ -281,104 +191,6 @@ class _Seen:
         one = entry.instance
         alone = isinstance(entry, BinnedEntry)
         return (alone or hash(one.instance_uid) in self._uids) and hash(one.blob.key) not in self._keys
-
-
-class BackupSource:
-    """A backup as the source of a `Copy`: both its storage and its blobs."""
-
-    def __init__(self, folder: Folder, name: str | None = None) -> None:
-        """Read the named backup, else the newest. Raises NotFound, and StorageCorrupt where its index is damaged."""
-        folder.check()
-        names = folder.names()
-        if not names or (name is not None and name not in names):
-            raise NotFound(f"There is no {f'backup {name}' if name else 'complete backup'} in this folder.")
-        self.name = name or names[-1]
-        self._folder = folder
-        self._index = folder.index(self.name)
-        self._instances = _checked(self._index)
-
-    @property
-    def storage(self) -> "BackupSource":
-        """Itself."""
-        return self
-
-    @property
-    def blobs(self) -> "BackupSource":
-        """Itself."""
-        return self
-
-    def dump(self, *, after: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
-        """As `Storage.dump`; a cursor is the number of a line."""
-        start = int(after) if after is not None else 0
-        for number, line in enumerate(_lines(self._index), 1):
-            if number > start:
-                yield str(number), parsed(line)
-
-    def version(self, *, scope: Scope) -> str:
-        """Its name."""
-        return self.name
-
-    def count(self, *, query: Query) -> int:
-        """How many instances are in it."""
-        return self._instances
-
-    def stream(self, *, key: str) -> Iterator[bytes]:
-        """The bytes of a file. Raises StorageCorrupt when it is missing."""
-        try:
-            file = self._folder.blob(key).open("rb")
-        except FileNotFoundError as exc:
-            raise StorageCorrupt("A file of the backup is missing.") from exc
-        return _chunks(file)
-
-
-def files_of(entry: ArchiveEntry) -> Sequence[File]:
-    """The files that an entry refers to, with those of older versions in it."""
-    found: list[File] = []
-    for version in versions_in(entry):
-        one = version.instance
-        found.append(File(one.blob.key, one.instance_uid, one.blob.size_bytes, one.blob.sha256))
-        if one.layout_blob is not None:
-            found.append(File(one.layout_blob, one.instance_uid))
-    return found
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    with file, disk_errors():
-        while chunk := file.read(1 << 20):
-            yield chunk
-
-
-def _lines(index: Path) -> Iterator[bytes]:
-    """The lines of the entries of an index."""
-    before: bytes | None = None
-    with disk_errors(), gzip.open(index, "rb") as file:
-        for line in file:
-            if before is not None:
-                yield before
-            before = line
-
-
-def _files_in(index: Path) -> Iterator[File]:
-    for line in _lines(index):
-        yield from files_of(parsed(line))
-
-
-def _checked(index: Path) -> int:
-    """How many instances an index has. Raises StorageCorrupt when it is not as it was written."""
-    digest, entries, last = hashlib.sha256(), 0, b""
-    try:
-        with gzip.open(index, "rb") as file:
-            for line in file:
-                if last:
-                    digest.update(last)
-                    entries += 1
-                last = line
-        end = orjson.loads(last)
-        if (end["sha256"], end["entries"]) == (digest.hexdigest(), entries):
-            return int(end["instances"])
-    except (OSError, EOFError, ValueError, TypeError, KeyError):
-        pass
-    raise StorageCorrupt("The index in the backup is damaged: name an older one.")
 
 
 def _name_behind(names: Sequence[str]) -> str:

@@ -14,8 +14,10 @@ import pytest
 
 from dicomweb_server.__main__ import main
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.services.backup import Backup, BackupSource, Folder
+from dicomweb_server.services.backup import Backup
 from dicomweb_server.services.backup_entries import packed, parsed
+from dicomweb_server.services.backup_folder import Folder
+from dicomweb_server.services.backup_source import BackupSource
 from dicomweb_server.services.check import Check
 from dicomweb_server.services.copy import Archive, Copy
 from dicomweb_server.storage.query import Query

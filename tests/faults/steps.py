@@ -20,7 +20,8 @@ from dicomweb_server.__main__ import main
 from dicomweb_server.app import create_app, open_parts
 from dicomweb_server.errors import StorageError
 from dicomweb_server.services import lease
-from dicomweb_server.services.backup import BackupSource, Folder
+from dicomweb_server.services.backup_folder import Folder
+from dicomweb_server.services.backup_source import BackupSource
 from dicomweb_server.services.copy import Archive, Copy
 from dicomweb_server.services.release import Release, Retention
 from dicomweb_server.services.remove import Remove
