@@ -19,6 +19,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> None:
         print(f"Data      {directory} (deleted at the end)")
         print(f"Samples   {len(demo.SAMPLES)} studies")
         print("Try")
+        print(f"  {url}/ in a browser")
         print(f"  curl '{root}/studies?ModalitiesInStudy=CT'")
         print(f"  dicomweb_client --url {root} search studies")
         print("Ctrl-C stops.", flush=True)
