@@ -301,6 +301,18 @@ class TestBrokenEnvelope:
             with pytest.raises(BadRequest, match=reason):
                 payloads(body, RELATED + "X")
 
+    @pytest.mark.parametrize("step", [None, 7])
+    def test_headers_may_be_so_long(self, step: int | None) -> None:
+        limits = MultipartLimits(max_part_header_bytes=100)
+
+        def read(size: int) -> list[bytes]:
+            body = b"--X\r\n" + b"A: ".ljust(size, b"y") + b"\r\n\r\npayload\r\n--X--"
+            return [joined(part) for part in MultipartReader(reading(body, step), RELATED + "X", limits=limits)]
+
+        assert read(97) == [b"payload"]  # the line end and the beginning of the empty line count too
+        with pytest.raises(BadRequest, match="exceed 100 bytes"):
+            read(98)
+
     def test_endless_header_is_not_collected(self) -> None:
         taken = 0
 
