@@ -10,6 +10,7 @@ from typing import Any
 
 from dicomweb_server.errors import NotFound, Unauthenticated
 from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.paging import all_documents
 from dicomweb_server.storage.records import Document
 
 KIND = "api-key"
@@ -73,12 +74,7 @@ class ApiKeys:
 
     def all(self) -> Iterator[ApiKey]:
         """Every key that was not revoked."""
-        cursor = None
-        while True:
-            page = self._storage.find_documents(kind=KIND, limit=100, cursor=cursor)
-            yield from map(_key, page.documents)
-            if (cursor := page.cursor) is None:
-                return
+        return map(_key, all_documents(self._storage, kind=KIND))
 
     def revoke(self, key_id: str) -> None:
         """End it. Raises NotFound."""

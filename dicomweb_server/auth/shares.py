@@ -11,6 +11,7 @@ from dicomweb_server.auth.tokens import Signer
 from dicomweb_server.errors import NotFound, Unauthenticated
 from dicomweb_server.permissions import Permission
 from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.paging import all_documents
 from dicomweb_server.storage.records import Document, DocumentTerm
 
 KIND = "share"
@@ -83,12 +84,7 @@ class Shares:
     def all(self, *, study_uid: str | None = None) -> Iterator[Share]:
         """Every link, or those to a study, also those that have expired."""
         terms = (DocumentTerm(key="study", equal=study_uid),) if study_uid else ()
-        cursor = None
-        while True:
-            page = self._storage.find_documents(kind=KIND, terms=terms, limit=100, cursor=cursor)
-            yield from map(_share, page.documents)
-            if (cursor := page.cursor) is None:
-                return
+        return map(_share, all_documents(self._storage, kind=KIND, terms=terms))
 
     def revoke(self, share_id: str) -> None:
         """End it. Raises NotFound."""

@@ -8,6 +8,7 @@ from typing import Any
 from dicomweb_server.auth import passwords
 from dicomweb_server.errors import BadRequest, Conflict, NotFound, VersionConflict
 from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.paging import all_documents
 from dicomweb_server.storage.records import Document, DocumentTerm
 
 KIND = "user"
@@ -60,18 +61,12 @@ class Users:
 
     def all(self) -> Iterator[User]:
         """Every user, by name."""
-        cursor = None
-        while True:
-            page = self._storage.find_documents(kind=KIND, limit=100, cursor=cursor)
-            yield from map(_user, page.documents)
-            if (cursor := page.cursor) is None:
-                return
+        return map(_user, all_documents(self._storage, kind=KIND))
 
     def has_admin(self) -> bool:
         """Whether anybody can administer."""
         term = DocumentTerm(key="role", equal="admin")
-        page = self._storage.find_documents(kind=KIND, terms=(term,), limit=100)
-        return any(not _user(document).disabled for document in page.documents)
+        return any(not _user(one).disabled for one in all_documents(self._storage, kind=KIND, terms=(term,)))
 
     def add(self, user: User) -> User:
         """A new user. Raises Conflict when the name is taken."""

@@ -11,6 +11,7 @@ from dicomweb_server.opening import open_existing
 from dicomweb_server.services.check import ASIDE, Check, CheckProgress, Finding, Problem
 from dicomweb_server.settings import Settings
 from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.paging import all_documents
 
 EXAMPLE = "check --repair --deep --data /srv/dicom"
 NOTES = """\
@@ -79,11 +80,5 @@ def _progress(progress: CheckProgress) -> str:
 
 
 def _print_aside(storage: Storage) -> None:
-    cursor = None
-    while True:
-        page = storage.find_documents(kind=ASIDE, cursor=cursor)
-        for document in page.documents:
-            print(orjson.dumps(document.body).decode())
-        cursor = page.cursor
-        if cursor is None:
-            return
+    for document in all_documents(storage, kind=ASIDE):
+        print(orjson.dumps(document.body).decode())

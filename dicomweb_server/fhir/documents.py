@@ -8,6 +8,7 @@ from dicomweb_server.errors import TooCostly
 from dicomweb_server.fhir.clauses import Clause, holds, key_term, keys_of
 from dicomweb_server.fhir.values import Json, instant
 from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.paging import all_documents
 from dicomweb_server.storage.records import Document, DocumentTerm
 
 MAX_COMPARED = 20_000
@@ -52,13 +53,7 @@ class Documents:
 
     def each(self, document_kind: str, terms: Sequence[DocumentTerm] = ()) -> Iterator[Document]:
         """The documents of a kind, by id, page by page."""
-        cursor: str | None = None
-        while True:
-            page = self._storage.find_documents(kind=document_kind, terms=terms, limit=_PAGE, cursor=cursor)
-            yield from page.documents
-            cursor = page.cursor
-            if cursor is None:
-                return
+        return all_documents(self._storage, kind=document_kind, terms=terms, at_once=_PAGE)
 
     def _terms(self, clauses: Sequence[Clause]) -> list[DocumentTerm]:
         terms = []

@@ -17,6 +17,7 @@ from dicomweb_server.dicom.edited_file import Change
 from dicomweb_server.errors import Conflict, NotFound, StorageError, StorageUnavailable, VersionConflict
 from dicomweb_server.services.lease import LEASE_SECONDS, LeasedState
 from dicomweb_server.storage.base import Storage
+from dicomweb_server.storage.paging import all_documents
 from dicomweb_server.storage.records import Document, DocumentTerm, Scope
 
 INTENT, HOLD = "edit", "edit-hold"
@@ -129,7 +130,7 @@ class Intents:
         ]
         found = {}
         for terms in of_studies or [(state,)]:
-            for document in self._find(terms):
+            for document in self._find(*terms):
                 found[document.document_id] = document
         return [found[name] for name in sorted(found)]
 
@@ -142,16 +143,10 @@ class Intents:
 
     def of_study(self, study_uid: str) -> list[Document]:
         """All that a study ever saw, oldest first."""
-        return list(self._find((DocumentTerm(key="study", equal=study_uid),)))
+        return list(self._find(DocumentTerm(key="study", equal=study_uid)))
 
-    def _find(self, terms: Sequence[DocumentTerm]) -> Iterator[Document]:
-        cursor = None
-        while True:
-            page = self._storage.find_documents(kind=INTENT, terms=terms, cursor=cursor)
-            yield from page.documents
-            cursor = page.cursor
-            if cursor is None:
-                return
+    def _find(self, *terms: DocumentTerm) -> Iterator[Document]:
+        return all_documents(self._storage, kind=INTENT, terms=terms)
 
     def _put(self, intent: Intent, state: str, body: dict[str, Any], expected: int) -> Document:
         return self._storage.put_document(
