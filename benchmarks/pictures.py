@@ -136,10 +136,15 @@ def _slices(count: int, *, compressed: bool = False) -> _Slices:
         ds.SOPInstanceUID = generate_uid()
         ds.InstanceNumber, ds.SliceLocation = number + 1, f"{number * 0.7:.1f}"
         ds.ImagePositionPatient = ["-199.5", "-378.1", f"{number * 0.7:.1f}"]
-        values = np.clip(_body(number) + noise.normal(0, 12, (SIDE, SIDE)), 0, 4095).astype("<u2")
+        values = slice_values(number, noise)
         pixels.append(values.tobytes())
         instances.append(Instance(study_uid, series_uid, str(ds.SOPInstanceUID), _file(ds, values, compressed)))
     return _Slices(instances, pixels)
+
+
+def slice_values(number: int, noise: np.random.Generator) -> NDArray[np.uint16]:
+    """Stored values of a slice, 12 bits."""
+    return np.clip(_body(number) + noise.normal(0, 12, (SIDE, SIDE)), 0, 4095).astype("<u2")
 
 
 def _body(number: int) -> NDArray[np.float64]:
@@ -154,22 +159,26 @@ def _body(number: int) -> NDArray[np.float64]:
     return image
 
 
+def jpeg_2000(values: NDArray[np.uint16]) -> bytes:
+    """A slice as a lossless codestream."""
+    return get_encoder(JPEG2000Lossless).encode(
+        values,
+        rows=SIDE,
+        columns=SIDE,
+        samples_per_pixel=1,
+        number_of_frames=1,
+        bits_allocated=16,
+        bits_stored=12,
+        pixel_representation=0,
+        photometric_interpretation="MONOCHROME2",
+    )
+
+
 def _file(ds: Dataset, values: NDArray[np.uint16], compressed: bool) -> bytes:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = JPEG2000Lossless if compressed else ExplicitVRLittleEndian
     if compressed:
-        frame = get_encoder(JPEG2000Lossless).encode(
-            values,
-            rows=SIDE,
-            columns=SIDE,
-            samples_per_pixel=1,
-            number_of_frames=1,
-            bits_allocated=16,
-            bits_stored=12,
-            pixel_representation=0,
-            photometric_interpretation="MONOCHROME2",
-        )
-        ds.PixelData = encapsulate([frame])
+        ds.PixelData = encapsulate([jpeg_2000(values)])
         ds["PixelData"].VR = "OB"
     else:
         ds.PixelData = values.tobytes()

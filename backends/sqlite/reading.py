@@ -83,7 +83,7 @@ def metadata_of(connection: Connection, instance_uids: Sequence[str]) -> Mapping
 def _paged(connections: Connections, scope: Scope, columns: str, made: Callable[[Sequence[Any]], T]) -> Iterator[T]:
     """The instances of a scope, series by series; each page is a transaction of its own."""
     if scope.instance_uid is not None:
-        with connections.reading() as connection:
+        with connections.single() as connection:
             condition, values = scope_condition(scope)
             rows = connection.execute(f"SELECT {columns} {JOINED} WHERE {condition}", values).fetchall()
         if not rows:

@@ -29,8 +29,8 @@ _PREFERRED: Final = {
     syntaxes.JPEG_BASELINE: ("pillow", "gdcm"),
     syntaxes.JPEG_LS: ("pyjpegls", "gdcm"),
     syntaxes.JPEG_LS_NEAR: ("pyjpegls", "gdcm"),
-    syntaxes.JPEG_2000_LOSSLESS: ("gdcm", "pylibjpeg", "pillow"),
-    syntaxes.JPEG_2000: ("gdcm", "pylibjpeg", "pillow"),
+    syntaxes.JPEG_2000_LOSSLESS: ("pylibjpeg", "gdcm", "pillow"),
+    syntaxes.JPEG_2000: ("pylibjpeg", "gdcm", "pillow"),
 }
 """pydicom's plug-ins in the order they are tried; by the time they take and how strict they are."""
 

@@ -247,6 +247,11 @@ class CodecPool:
 
         threading.Thread(target=warm_up, name="codec-warm-up", daemon=True).start()
 
+    def pids(self) -> list[int]:
+        """The processes that were started."""
+        with self._lock:
+            return sorted(process.pid for process in self._all)
+
     def close(self) -> None:
         """End all processes. The pool cannot be used afterwards."""
         with self._lock:

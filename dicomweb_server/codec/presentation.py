@@ -38,7 +38,7 @@ _TABLES: Final = frozenset(
 )  # fmt: skip
 _MACROS: Final = ("00289145", "00289132", "00289110")
 """Pixel Value Transformation, Frame VOI LUT, Pixel Measures: their items hold what single-frame objects have."""
-_OVERLAYS: Final = tuple(f"60{number:02X}" for number in range(0, 32, 2))
+_OVERLAY_ROWS: Final = frozenset(f"60{number:02X}0010" for number in range(0, 32, 2))
 _OVERLAY_PARTS: Final = ("0010", "0011", "0015", "0040", "0050", "0051", "0100", "0102", "3000")
 
 
@@ -47,9 +47,7 @@ def frame_attributes(attributes: Attributes, frame_index: int, *, fetch_bulk: Fe
 
     fetch_bulk: without it, values behind a link are left out. Doing it twice changes nothing.
     """
-    found: Attributes = {}
-    for tag in _PLAIN & attributes.keys():
-        found[tag] = attributes[tag]
+    found: Attributes = {tag: attributes[tag] for tag in _PLAIN & attributes.keys()}
     for tag in ("7FE00008", "7FE00009", "7FE00010"):
         if tag in found:
             found[tag] = {"vr": found[tag].get("vr", "OW")}
@@ -62,9 +60,8 @@ def frame_attributes(attributes: Attributes, frame_index: int, *, fetch_bulk: Fe
     for tag, element in found.items():
         if "BulkDataURI" in element or element.get("vr") == "SQ":
             found[tag] = fetched(element, fetch_bulk)
-    for group in _OVERLAYS:
-        if f"{group}0010" in attributes:
-            found.update(_overlay(attributes, group, frame_index, fetch_bulk))
+    for rows in _OVERLAY_ROWS & attributes.keys():
+        found.update(_overlay(attributes, rows[:4], frame_index, fetch_bulk))
     return found
 
 

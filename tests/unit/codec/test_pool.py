@@ -220,8 +220,7 @@ def test_many_threads_share_the_pool(pool: CodecPool) -> None:
 def test_a_process_that_was_started_beforehand_is_the_one_that_is_used() -> None:
     made = CodecPool(processes=2, worker_module="tests.unit.codec.broken_worker")
     made.warm_up()
-    (started,) = made._all
-    assert made.run({"operation": "echo"}, [])[0]["process"] == started.pid
+    assert made.pids() == [made.run({"operation": "echo"}, [])[0]["process"]]
     made.close()
 
 
