@@ -70,7 +70,8 @@ def _all_only() -> None:
 
 
 class ScopedStorage(Storage):
-    """A storage seen through the terms of the request. `clock` gives seconds that only grow."""
+    """A storage seen through the terms of the request: a method that says nothing else does what the other one does,
+    for what exists. `clock` gives seconds that only grow."""
 
     def __init__(self, storage: Storage, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._storage = storage
@@ -84,7 +85,6 @@ class ScopedStorage(Storage):
         raise TypeError("a scoped storage is made over another one")
 
     def schema(self) -> SchemaState:
-        """As the other storage."""
         return self._storage.schema()
 
     def open(self) -> None:
@@ -151,17 +151,14 @@ class ScopedStorage(Storage):
         return [hit.study_uid for hit in self._storage.search(query=query).hits if hit.study_uid]
 
     def get(self, *, scope: Scope) -> StoredInstance:
-        """As the other storage."""
         self._check(scope)
         return self._storage.get(scope=scope)
 
     def instances(self, *, scope: Scope) -> Iterator[StoredInstance]:
-        """As the other storage."""
         self._check(scope)
         return self._storage.instances(scope=scope)
 
     def metadata(self, *, scope: Scope) -> Iterator[Metadata]:
-        """As the other storage."""
         self._check(scope)
         return self._storage.metadata(scope=scope)
 
@@ -173,29 +170,24 @@ class ScopedStorage(Storage):
         return {uid: metadata for uid, metadata in found.items() if self.sees(metadata.study_uid)}
 
     def version(self, *, scope: Scope) -> str:
-        """As the other storage."""
         self._check(scope)
         return self._storage.version(scope=scope)
 
     def remove(self, *, scope: Scope, keep: bool = False) -> Removed:
-        """As the other storage."""
         self._check(scope)
         return self._storage.remove(scope=scope, keep=keep)
 
     def replaced(self, *, instance_uid: str) -> Sequence[ReplacedVersion]:
-        """As the other storage."""
         if _terms.get() and not all(map(self.sees, self._studies_of(instance_uid))):
             return ()
         return self._storage.replaced(instance_uid=instance_uid)
 
     def restore(self, *, instance_uid: str, version: str) -> None:
-        """As the other storage."""
         if _terms.get() and not all(map(self.sees, self._studies_of(instance_uid))):
             raise NotFound("there is no such instance")
         self._storage.restore(instance_uid=instance_uid, version=version)
 
     def purge_replaced(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
-        """As the other storage."""
         _all_only()
         return self._storage.purge_replaced(scope=scope, before=before, limit=limit)
 
@@ -206,7 +198,6 @@ class ScopedStorage(Storage):
         return self._storage.is_exact(scope=scope)
 
     def recompute(self, *, scope: Scope) -> None:
-        """As the other storage."""
         self._storage.recompute(scope=scope)
 
     # The bin: whose studies are not there to be asked
@@ -214,24 +205,20 @@ class ScopedStorage(Storage):
     def binned(
         self, *, scope: Scope, before: datetime | None = None, limit: int = 100, cursor: str | None = None
     ) -> BinPage:
-        """As the other storage."""
         _all_only()
         return self._storage.binned(scope=scope, before=before, limit=limit, cursor=cursor)
 
     def restore_binned(self, *, entries: Sequence[str]) -> list[Restored]:
-        """As the other storage."""
         _all_only()
         return self._storage.restore_binned(entries=entries)
 
     def purge_binned(self, *, scope: Scope, before: datetime | None = None, limit: int) -> int:
-        """As the other storage."""
         _all_only()
         return self._storage.purge_binned(scope=scope, before=before, limit=limit)
 
     # Search
 
     def search(self, *, query: Query) -> Page:
-        """As the other storage."""
         terms = _terms.get()
         if not terms:
             return self._storage.search(query=query)
@@ -246,7 +233,6 @@ class ScopedStorage(Storage):
         return replace(page, hits=[hit for hit in page.hits if hit.study_uid and self.sees(hit.study_uid)])
 
     def count(self, *, query: Query) -> int:
-        """As the other storage."""
         terms = _terms.get()
         if not terms:
             return self._storage.count(query=query)
@@ -308,19 +294,15 @@ class ScopedStorage(Storage):
     # Release queue
 
     def released(self, *, limit: int) -> Sequence[str]:
-        """As the other storage."""
         return self._storage.released(limit=limit)
 
     def confirm_released(self, *, keys: Iterable[str]) -> None:
-        """As the other storage."""
         self._storage.confirm_released(keys=keys)
 
     def known_blobs(self, *, keys: Sequence[str]) -> frozenset[str]:
-        """As the other storage."""
         return self._storage.known_blobs(keys=keys)
 
     def check(self) -> StorageState:
-        """As the other storage."""
         return self._storage.check()
 
     # Change feed
@@ -355,7 +337,6 @@ class ScopedStorage(Storage):
         keys: Mapping[str, tuple[str, ...]],
         expected_version: int | None = None,
     ) -> Document:
-        """As the other storage."""
         return self._storage.put_document(
             kind=kind, document_id=document_id, body=body, keys=keys, expected_version=expected_version
         )
@@ -372,22 +353,18 @@ class ScopedStorage(Storage):
         return self._storage.documents_of(names=seen)
 
     def forget_versions(self, *, kind: str, document_id: str, before: int) -> None:
-        """As the other storage."""
         self._storage.forget_versions(kind=kind, document_id=document_id, before=before)
 
     def document_history(self, *, kind: str, document_id: str) -> Sequence[Document]:
-        """As the other storage."""
         if self._hidden(kind):
             return ()
         return self._storage.document_history(kind=kind, document_id=document_id)
 
     @property
     def transacts(self) -> bool:
-        """As the other storage."""
         return self._storage.transacts
 
     def write_documents(self, *, writes: Sequence[DocumentWrite]) -> list[Document]:
-        """As the other storage."""
         return self._storage.write_documents(writes=writes)
 
     def find_documents(
@@ -398,13 +375,11 @@ class ScopedStorage(Storage):
         limit: int = 100,
         cursor: str | None = None,
     ) -> DocumentPage:
-        """As the other storage."""
         if self._hidden(kind):
             return DocumentPage(documents=(), cursor=None)
         return self._storage.find_documents(kind=kind, terms=terms, limit=limit, cursor=cursor)
 
     def delete_document(self, *, kind: str, document_id: str, expected_version: int | None = None) -> Document:
-        """As the other storage."""
         return self._storage.delete_document(kind=kind, document_id=document_id, expected_version=expected_version)
 
     def purge_documents(self, *, kind: str, terms: Sequence[DocumentTerm], limit: int) -> int:
@@ -422,11 +397,9 @@ class ScopedStorage(Storage):
         return self._storage.dump(after=after)
 
     def load(self, *, entries: Sequence[ArchiveEntry], note: str) -> None:
-        """As the other storage."""
         self._storage.load(entries=entries, note=note)
 
     def loaded(self) -> str | None:
-        """As the other storage."""
         return self._storage.loaded()
 
 
