@@ -2,56 +2,35 @@
 
 A blob is written to `staging/`, synced, renamed to its place, and the directories that changed are synced. Places are
 `blobs/YYYYMMDD/HHMM/<32 hex digits>` by the clock, so that no directory grows without bound; a clock that is set back
-only puts files into directories that exist already. `....link` is a link to a file elsewhere.
+only puts files into directories that exist already. `....links` are links to files elsewhere (`links.py`).
 """
 
-import ctypes
 import errno
 import os
 import re
 import shutil
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from backends.files.links import SUFFIX, InStaging, StagedLink, open_linked
+from backends.files import links
+from backends.files.links import StagedLink
+from backends.files.staged_file import StagedFile
 from dicomweb_server.errors import BadDicom, ConfigError, StorageCorrupt, StorageError, StorageUnavailable
 from dicomweb_server.storage.base import LinkingBlobStore, StagedBlob
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.records import StorageState
 
-_KEY = re.compile(rf"[0-9]{{8}}/[0-9]{{4}}/[0-9a-f]{{32}}({re.escape(SUFFIX)})?", re.ASCII)
+_KEY = re.compile(rf"[0-9]{{8}}/[0-9]{{4}}/[0-9a-f]{{32}}({links.KEY_ENDING})?", re.ASCII)
+_LIST = re.compile(rf"[0-9a-f]{{32}}{re.escape(links.LIST_SUFFIX)}", re.ASCII)
 _SETTINGS = ("directory",)
 _CHUNK_BYTES = 1 << 20
-_BUFFER_BYTES = 1 << 16
 _SYNCING_THREADS = 8
 _STALE_SECONDS = 24 * 3600
-_SYNC_FILE_RANGE_WRITE = 2
-
-
-def _find_begin_writing() -> Callable[[int], None]:
-    """Linux can start to write a file back without waiting for it; elsewhere `keep` does all the waiting."""
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
-    if function is None:
-        return lambda _descriptor: None
-    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    # An error is no matter: what could not be begun here, `keep` meets again and tells.
-    return lambda descriptor: function(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
-
-
-_begin_writing = _find_begin_writing()
-
-
-def _forget(descriptor: int) -> None:
-    """The next file gets the same memory. New memory for each costs the cache what it has of files that are read, and a
-    virtual machine that is given memory as it touches it more than the writing."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager
@@ -66,36 +45,13 @@ def _reading() -> Iterator[None]:
             raise
 
 
-class StagedFile(InStaging):
-    """A file in `staging/` until it is kept."""
-
-    suffix = ""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        self.file = os.fdopen(descriptor, "w+b", buffering=_BUFFER_BYTES)
-        self.pending = True
-
-    def complete(self) -> None:
-        """Let the disk begin with what is written, so that `keep` has little left to wait for."""
-        self.file.flush()
-        _begin_writing(self.file.fileno())
-
-    def sync(self) -> None:
-        """Wait until all is on the disk."""
-        self.file.flush()
-        os.fdatasync(self.file.fileno())
-        if not self.read_soon:
-            _forget(self.file.fileno())
-
-
 class FileBlobStore(LinkingBlobStore):
     """Settings: `directory`, made when it does not exist."""
 
     def __init__(self, directory: str) -> None:
         self._blobs = os.path.join(directory, "blobs")
         self._staging = os.path.join(directory, "staging")
+        self._own: tuple[str, ...] = ()
         self._made: set[str] = set()
         self._syncing: ThreadPoolExecutor | None = None
         self._open = False
@@ -115,6 +71,7 @@ class FileBlobStore(LinkingBlobStore):
             for directory in (self._blobs, self._staging):
                 _make(directory)
             self._sweep()
+        self._own = tuple(os.path.realpath(directory) for directory in (self._blobs, self._staging))
         if self._syncing is None:
             self._syncing = ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="sync")
         self._open = True
@@ -143,21 +100,40 @@ class FileBlobStore(LinkingBlobStore):
     def link(self, *, path: str) -> StagedLink:
         self._check_open()
         target = os.path.realpath(path)
-        for own in (self._blobs, self._staging):
-            if os.path.commonpath((os.path.realpath(own), target)) == os.path.realpath(own):
-                raise BadDicom("this is a file of the archive itself")
+        if any(target.startswith(f"{own}{os.sep}") for own in self._own):
+            raise BadDicom("this is a file of the archive itself")
         try:
-            return StagedLink(os.path.join(self._staging, uuid.uuid4().hex), target)
+            return StagedLink(target)
         except OSError as error:
             raise BadDicom(f"the file cannot be read: {error.strerror or 'it is no plain file'}") from error
 
     def keep(self, *, staged: Sequence[StagedBlob]) -> list[str]:
         self._check_open()
-        files = [blob for blob in staged if isinstance(blob, StagedFile | StagedLink) and blob.pending]
-        if len(files) != len(staged):
+        files = [blob for blob in staged if isinstance(blob, StagedFile) and blob.pending]
+        linked = [blob for blob in staged if isinstance(blob, StagedLink) and blob.pending]
+        if len(files) + len(linked) != len(staged):
             raise StorageError("A blob was given up, kept before, or staged elsewhere.")
+        if not linked:
+            return self._keep_files(files)
+        lines = [link.line() for link in linked]
+        with disk_errors():
+            listed = StagedFile(os.path.join(self._staging, uuid.uuid4().hex), links.LIST_SUFFIX)
+        try:
+            with disk_errors():
+                listed.file.write(b"".join(lines))
+            *others, key = self._keep_files([*files, listed])
+        except BaseException:
+            listed.discard()
+            raise
+        for link in linked:
+            link.discard()
+        keys = dict(zip(map(id, files), others, strict=True))
+        keys |= {id(link): f"{key}-{offset}" for link, offset in zip(linked, links.offsets_of(lines), strict=True)}
+        return [keys[id(blob)] for blob in staged]
+
+    def _keep_files(self, files: Sequence[StagedFile]) -> list[str]:
         prefix = time.strftime("%Y%m%d/%H%M", time.gmtime())
-        moved: list[tuple[StagedFile | StagedLink, str]] = []
+        moved: list[tuple[StagedFile, str]] = []
         with disk_errors():
             try:
                 self._sync(files)
@@ -179,7 +155,7 @@ class FileBlobStore(LinkingBlobStore):
             file.file.close()
         return [key for _, key in moved]
 
-    def _sync(self, files: Sequence[StagedFile | StagedLink]) -> None:
+    def _sync(self, files: Sequence[StagedFile]) -> None:
         """All at once: a file system with a journal commits it once for those that wait, not once for each."""
         if len(files) == 1 or self._syncing is None:
             for file in files:
@@ -209,7 +185,7 @@ class FileBlobStore(LinkingBlobStore):
         return os.fdopen(self._opened(key), "rb", buffering=0)
 
     def size(self, *, key: str) -> int:
-        if key.endswith(SUFFIX):
+        if links.is_link(key):
             with open(self._opened(key), "rb") as file:
                 return os.fstat(file.fileno()).st_size
         with disk_errors():
@@ -220,11 +196,18 @@ class FileBlobStore(LinkingBlobStore):
 
     def delete(self, *, keys: Iterable[str]) -> None:
         self._check_open()
+        in_lists: dict[str, list[int]] = {}
         with disk_errors():
-            for key in keys:
-                if _KEY.fullmatch(key):
-                    with suppress(FileNotFoundError):
-                        os.unlink(os.path.join(self._blobs, key))
+            for key in filter(_KEY.fullmatch, keys):
+                name, offset = links.place_of(key)
+                if offset is not None:
+                    in_lists.setdefault(name, []).append(offset)
+                    continue
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self._blobs, name))
+            for name, offsets in in_lists.items():
+                with suppress(FileNotFoundError):
+                    links.delete(os.path.join(self._blobs, name), offsets)
 
     def keys(self, *, older_than_seconds: float) -> Iterator[str]:
         self._check_open()
@@ -234,19 +217,23 @@ class FileBlobStore(LinkingBlobStore):
                 for minute in _names(os.path.join(self._blobs, day)):
                     for name in _names(os.path.join(self._blobs, day, minute)):
                         key = f"{day}/{minute}/{name}"
-                        if _KEY.fullmatch(key) and _kept_before(os.path.join(self._blobs, key), newest):
+                        path = os.path.join(self._blobs, key)
+                        if _KEY.fullmatch(key) and _kept_before(path, newest):
                             yield key
+                        elif _LIST.fullmatch(name) and _kept_before(path, newest):
+                            with suppress(FileNotFoundError):
+                                yield from (f"{key}-{offset}" for offset in links.live_offsets(path))
 
     def _check_open(self) -> None:
         if not self._open:
             raise StorageUnavailable("The files are not open.")
 
     def _place(self, key: str) -> str:
-        """The path of a key. Whatever is not of our form can name no file."""
+        """The path of the file of a key. Whatever is not of our form can name no file."""
         self._check_open()
         if not _KEY.fullmatch(key):
             raise StorageCorrupt("A record of the archive names a file that cannot be.")
-        return os.path.join(self._blobs, key)
+        return os.path.join(self._blobs, links.place_of(key)[0])
 
     def _opened(self, key: str) -> int:
         path = self._place(key)
@@ -255,7 +242,7 @@ class FileBlobStore(LinkingBlobStore):
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError as error:
                 raise StorageCorrupt("A file of the archive is missing.") from error
-            return open_linked(descriptor) if key.endswith(SUFFIX) else descriptor
+            return links.open_linked(descriptor, links.place_of(key)[1]) if links.is_link(key) else descriptor
 
     def _make_directory(self, prefix: str) -> None:
         """Make the two directories durable before anything in them is."""
@@ -296,7 +283,7 @@ def _make(directory: str) -> None:
         raise ConfigError(f"The folder {directory} of the files cannot be made: {error.strerror}.") from error
 
 
-def _sync_each(files: Iterable[StagedFile | StagedLink]) -> None:
+def _sync_each(files: Iterable[StagedFile]) -> None:
     for file in files:
         file.sync()
 

@@ -1,45 +1,36 @@
-"""Files that stay where they are: in the place of a blob lies a small file with their path, size and time.
+"""Files that stay where they are: among the blobs lie lists of links, one for all that were kept together.
+
+A list is a file `....links` with a line for each link: `+`, and path, size and time of the file. The key of a link
+names the list and the place in it: `....links-OFFSET`. A link is deleted by a `-` in the place of its `+`; the list
+goes with its last link. A file `....link` is one link alone, as they were kept before.
 
 A link is read as its file. Nothing here writes to, moves or deletes that file.
 """
 
 import os
 import stat
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import orjson
 
-from dicomweb_server.errors import BadDicom, LinkBroken
+from dicomweb_server.errors import BadDicom, LinkBroken, StorageCorrupt
 from dicomweb_server.storage.base import StagedBlob
 
-SUFFIX = ".link"
+LIST_SUFFIX = ".links"
+KEY_ENDING = r"\.link|\.links-(0|[1-9][0-9]{0,8})"
+"""What the key of a link ends with; a pattern."""
+_LIVE, _DELETED = b"+", b"-"
+_LINE_BYTES = 1 << 14  # the longest path, twice, for it is written in hex, and what stands beside it
 _BUFFER_BYTES = 1 << 16
 _CHANGED = "A file that is linked into the archive has changed since; link it again."
 _MISSING = "A file that is linked into the archive is missing."
 
 
-class InStaging(StagedBlob):
-    """What has a file in `staging/` until it is kept: at `path`, as long as it is `pending`."""
+class StagedLink(StagedBlob):
+    """A link until it is kept; `file` is the linked file, open for reading."""
 
-    path: str
-    pending: bool
-
-    def discard(self) -> None:
-        with suppress(OSError):
-            self.file.close()
-        if self.pending:
-            self.pending = False
-            with suppress(OSError):
-                os.unlink(self.path)
-
-
-class StagedLink(InStaging):
-    """A link that is made when it is kept; `file` is the linked file, open for reading."""
-
-    suffix = SUFFIX
-
-    def __init__(self, path: str, target: str) -> None:
-        self.path = path
+    def __init__(self, target: str) -> None:
         self.pending = True
         self._target = target
         self.file = os.fdopen(_opened(target), "rb", buffering=_BUFFER_BYTES)
@@ -52,29 +43,96 @@ class StagedLink(InStaging):
         if (found.st_size, found.st_mtime_ns) != (self._size_bytes, self._stamp):
             raise BadDicom("the file changed while it was read")
 
-    def sync(self) -> None:
-        """Write the link to where it is staged, durably."""
-        descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as link:
-            content = {"path": os.fsencode(self._target).hex(), "size": self._size_bytes, "stamp": self._stamp}
-            link.write(orjson.dumps(content))
-            link.flush()
-            os.fsync(link.fileno())
+    def discard(self) -> None:
+        self.pending = False
+        with suppress(OSError):
+            self.file.close()
+
+    def line(self) -> bytes:
+        """What a list has of it."""
+        content = {"path": os.fsencode(self._target).hex(), "size": self._size_bytes, "stamp": self._stamp}
+        return _LIVE + orjson.dumps(content) + b"\n"
 
 
-def open_linked(link: int) -> int:
-    """The descriptor of the file of an open link, which is closed; raises LinkBroken unless it is as it was."""
-    with os.fdopen(link, "rb") as file:
-        content = orjson.loads(file.read())
+def offsets_of(lines: Sequence[bytes]) -> list[int]:
+    """Where each line of a list begins."""
+    offsets, offset = [], 0
+    for line in lines:
+        offsets.append(offset)
+        offset += len(line)
+    return offsets
+
+
+def is_link(key: str) -> bool:
+    """Whether it is the key of a link."""
+    return key.endswith(".link") or f"{LIST_SUFFIX}-" in key
+
+
+def place_of(key: str) -> tuple[str, int | None]:
+    """The file of a key, and the offset in it where that is a list."""
+    name, found, offset = key.partition("-")
+    return name, int(offset) if found else None
+
+
+def open_linked(descriptor: int, offset: int | None) -> int:
+    """The descriptor of the file that an open link, or the one at the offset of an open list, leads to; the open one is
+    closed. Raises StorageCorrupt where there is no link, LinkBroken unless the file is as it was."""
     try:
-        descriptor = _opened(os.fsdecode(bytes.fromhex(content["path"])))
+        line = os.pread(descriptor, _LINE_BYTES, offset or 0)
+    finally:
+        os.close(descriptor)
+    if offset is not None:
+        if not line.startswith(_LIVE):
+            raise StorageCorrupt("A file of the archive is missing.")
+        line = line[1:].partition(b"\n")[0]
+    try:
+        content = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise StorageCorrupt("A link of the archive is damaged.") from error
+    try:
+        target = _opened(os.fsdecode(bytes.fromhex(content["path"])))
     except OSError as error:
         raise LinkBroken(_MISSING) from error
-    found = os.fstat(descriptor)
+    found = os.fstat(target)
     if (found.st_size, found.st_mtime_ns) != (content["size"], content["stamp"]):
-        os.close(descriptor)
+        os.close(target)
         raise LinkBroken(_CHANGED)
-    return descriptor
+    return target
+
+
+def delete(path: str, offsets: Sequence[int]) -> None:
+    """Delete the links at these offsets of a list, and the list when none is left. Others may do the same meanwhile:
+    whoever deletes the last one sees it, and so does who deletes again after an interruption."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        live = set(_live(_whole(descriptor)))
+        for offset in offsets:
+            if offset in live:
+                os.pwrite(descriptor, _DELETED, offset)
+        live = set(_live(_whole(descriptor)))
+    finally:
+        os.close(descriptor)
+    if not live:
+        os.unlink(path)
+
+
+def live_offsets(path: str) -> list[int]:
+    """Where the links of a list stand that are not deleted. A list that could not go with its last one goes now."""
+    with open(path, "rb", buffering=0) as file:
+        offsets = list(_live(file.readall()))
+    if not offsets:
+        with suppress(OSError):
+            os.unlink(path)
+    return offsets
+
+
+def _whole(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def _live(listed: bytes) -> Iterator[int]:
+    lines = listed.splitlines(keepends=True)
+    return (offset for offset, line in zip(offsets_of(lines), lines, strict=True) if line.startswith(_LIVE))
 
 
 def _opened(target: str) -> int:

@@ -149,14 +149,17 @@ class Importer:
         )
 
     def _link_one(self, request: IngestRequest, source: Source, *, label: str) -> None:
-        # The real path is opened: a link that is turned elsewhere meanwhile leads nowhere.
-        path = os.path.realpath(source.path)
         if source.member is not None:
             request.refuse("a file in a zip cannot be linked", name=label)
-        elif self._folders is not None and not any(is_below(path, folder) for folder in self._folders):
-            request.refuse("it lies outside of the folders that may be linked", name=label)
-        else:
-            request.link(path, name=label)
+            return
+        path = source.path
+        if self._folders is not None:
+            # The real path is opened: a link that is turned elsewhere meanwhile leads nowhere.
+            path = os.path.realpath(path)
+            if not any(is_below(path, folder) for folder in self._folders):
+                request.refuse("it lies outside of the folders that may be linked", name=label)
+                return
+        request.link(path, name=label)
 
 
 def is_below(path: str, folder: str) -> bool:

@@ -278,6 +278,20 @@ def _make_plain_files(folder: Path) -> None:
     (folder / "files" / "some.zip").unlink()
 
 
+def _queue_links(folder: Path) -> None:
+    """Fill the release queue with links that were kept together."""
+    _make_plain_files(folder)
+    if command("import", "{}/files", "--link", "--jobs", "1")(folder):
+        raise RuntimeError("the files were not linked")
+    with closing(opened(folder / "data")) as archive:
+        archive.storage.remove(scope=Scope(study_uid=NEW))
+
+
+def _check_released_links(folder: Path, ended: bool) -> None:
+    assert (folder / "files" / "0.dcm").read_bytes() == small(NEW, 0)
+    assert not (ended and list((folder / "data" / "blobs").rglob("*.links")))
+
+
 def _check_journal(folder: Path, _ended: bool) -> None:
     """What the journal calls stored is stored."""
     with closing(opened(folder / "data")) as archive:
@@ -405,6 +419,14 @@ def _steps() -> list[Step]:
             at_once=(REMOVED,),
         ),
         Step(name="release", prepare=_queue, act=_release, again=_release_again),
+        Step(
+            name="release of links",
+            of_files=True,
+            prepare=_queue_links,
+            act=_release,
+            again=_release_again,
+            check=_check_released_links,
+        ),
         Step(name="remove (command)", act=_act(remove), again=removed_again, at_once=(REMOVED,)),
         Step(name="bin purge", act=_act(purge), again=purge),
         Step(name="restore", act=_act(restore), again=restored_again, at_once=(BINNED,)),
