@@ -115,6 +115,20 @@ class TestOutcomes:
         assert "truncated" in texts[1]
         assert [hit["00080018"]["Value"][0] for hit in archive.search("/instances")] == [good.SOPInstanceUID]
 
+    def test_reasons_fit_their_vr_and_name_the_file_of_a_form(self, archive: Client) -> None:
+        ds = instance()
+        archive.store(ds)
+        ds.PatientComments = "other bytes"
+        files = [("file", "kept.dcm", part10(ds)), ("file", "scan/notes.txt", b"no image at all")]
+        answer = archive.post("/studies", upload_files=files, status=409).json
+        told = []
+        for tag in ("00081198", "0008119A"):
+            lines = [i["00000902"]["Value"][0] for i in answer[tag]["Value"][0]["00741048"]["Value"]]
+            assert max(map(len, lines)) <= 64
+            told.append(" ".join(lines))
+        assert told[0].startswith("kept.dcm: another instance with this SOP Instance UID is stored")
+        assert told[1].startswith("scan/notes.txt: not a DICOM file")
+
     def test_all_bad_is_a_conflict(self, archive: Client) -> None:
         assert post(archive, envelope([b"", b"rubbish"]), RELATED, status=409).json.keys() == {"0008119A"}
 

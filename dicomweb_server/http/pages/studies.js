@@ -289,7 +289,8 @@ async function store(chosen) {
       kept += answer["00081199"]?.Value?.length ?? 0;
       for (const item of [...(answer["00081198"]?.Value ?? []), ...(answer["0008119A"]?.Value ?? [])]) {
         refused += 1;
-        const reason = value(value(item, "00741048") ?? {}, "00000902") ?? "refused";
+        const lines = (item["00741048"]?.Value ?? []).map((one) => value(one, "00000902"));
+        const reason = lines.join(" ") || "refused";
         tell([value(item, "00081155"), reason].filter(Boolean).join(": "));
       }
     } catch (error) {

@@ -1,7 +1,8 @@
 """Store, STOW-RS (PS3.18 10.5): every envelope that clients send, one outcome per instance."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from textwrap import wrap
+from typing import Any, Final
 
 import falcon
 import orjson
@@ -26,6 +27,7 @@ _TAKEN = (
     "application/dicom, multipart/related of application/dicom, application/dicom+json or application/dicom+xml, "
     "multipart/form-data"
 )
+_COMMENT_CHARACTERS: Final = 64  # of a value with VR LO (PS3.5 6.2)
 _FILE_TYPES = frozenset({"", "application/dicom", "application/octet-stream", "application/dicom+octet-stream"})
 
 
@@ -113,7 +115,7 @@ class StowResource:
         for part in MultipartReader(read, content_type, limits=self._limits):
             if part.filename is not None:  # a browser sends a field without a chosen file with an empty name
                 if part.filename:
-                    _add(request, part.chunks)
+                    _add(request, part.chunks, name=part.filename[-_COMMENT_CHARACTERS:])
             elif part.media_type in ("application/dicom", "application/octet-stream"):
                 _add(request, part.chunks)
 
@@ -126,13 +128,13 @@ class StowResource:
                 request.compose(attributes, instances.bulk)
 
 
-def _add(request: IngestRequest, open_chunks: Callable[[], Iterator[memoryview]]) -> None:
+def _add(request: IngestRequest, open_chunks: Callable[[], Iterator[memoryview]], *, name: str = "") -> None:
     try:
         payload = open_chunks()
     except UnsupportedMedia as exc:  # a transfer encoding that no DICOM client uses
-        request.refuse(exc.message)
+        request.refuse(exc.message, name=name)
     else:
-        request.add(payload)
+        request.add(payload, name=name)
 
 
 def _answer(report: Report, base: str) -> Item:
@@ -158,7 +160,7 @@ def _failed(item: Refused) -> Item:
         found["00081150"] = {"vr": "UI", "Value": [item.sop_class_uid]}
         found["00081155"] = {"vr": "UI", "Value": [item.instance_uid]}
     found["00081197"] = {"vr": "US", "Value": [item.reason]}
-    found["00741048"] = _comments((item.message,))
+    found["00741048"] = _comments((f"{item.name}: {item.message}" if item.name else item.message,))
     return found
 
 
@@ -176,5 +178,7 @@ def _stored(item: Accepted, base: str) -> Item:
 
 
 def _comments(texts: tuple[str, ...]) -> Item:
-    """The reasons in words: Failed Attributes Sequence with an Error Comment each."""
-    return {"vr": "SQ", "Value": [{"00000902": {"vr": "LO", "Value": [text]}} for text in texts]}
+    """The reasons in words: Failed Attributes Sequence with an Error Comment each; one that is too long for LO goes on
+    in the next item."""
+    lines = [line for text in texts for line in wrap(text, _COMMENT_CHARACTERS)]
+    return {"vr": "SQ", "Value": [{"00000902": {"vr": "LO", "Value": [line]}} for line in lines]}
