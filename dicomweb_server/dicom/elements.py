@@ -50,6 +50,8 @@ INLINE_TOTAL_BYTES: Final = 1 << 26
 """Once so much of long values stands inline, the further ones above INLINE_BYTES are bulk data."""
 MEMO_VALUE_BYTES: Final = 64
 MEMO_VALUES: Final = 64
+NUMBER_VRS: Final = frozenset(("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"))
+"""Their values are binary."""
 MEMO_SEQUENCES: Final = 512
 RUN_ELEMENTS: Final = 4
 """Fewer are no run."""
@@ -207,8 +209,8 @@ class DataSetReader:
             self._misfit(scope, plan.key, plan.vr, start, len(raw))
             return None
         element: Element = {"vr": plan.vr} if values is None else {"vr": plan.vr, "Value": values}
-        # What is ASCII means the same in every character set, so that the memo need not know which one is in force.
-        if len(raw) <= MEMO_VALUE_BYTES and raw.isascii() and ESCAPE not in raw:
+        # Numbers and what is ASCII mean the same in every character set: the memo need not know which one is in force.
+        if len(raw) <= MEMO_VALUE_BYTES and (plan.vr in NUMBER_VRS or (raw.isascii() and ESCAPE not in raw)):
             if len(plan.memo) >= MEMO_VALUES:
                 plan.memo.clear()
             plan.memo[raw] = element

@@ -2,7 +2,8 @@
 zlib both ways. Any inflater can read it."""
 
 from bisect import bisect_left
-from operator import itemgetter
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from isal import igzip_lib
@@ -14,16 +15,47 @@ AVAILABLE_SYNTAX = "00083002"
 """AvailableTransferSyntaxUID speaks of an instance, not in it. Viewers tell by it what is a video."""
 
 _USUAL_BYTES = 16 * 1024  # the header of an image fits, so that the first buffer is the only one
+_REPEATED_BYTES = 64 * 1024  # of a longer header nothing is kept for the next one
+
+_Element = Mapping[str, Any]
 
 
 def pack_metadata(attributes: Attributes, transfer_syntax_uid: str) -> bytes:
     """`InstanceRecord.metadata` from the attributes of an instance; sorted by tag, as they are (PS3.18 F.2.2)."""
-    elements = list(attributes.items())
-    place = bisect_left(elements, AVAILABLE_SYNTAX, key=itemgetter(0))
+    tags, elements = list(attributes), list(attributes.values())
+    place = bisect_left(tags, AVAILABLE_SYNTAX)
     behind = place + (AVAILABLE_SYNTAX in attributes)
-    elements[place:behind] = [(AVAILABLE_SYNTAX, {"vr": "UI", "Value": [transfer_syntax_uid]})]
-    shown = dict(elements)
-    return igzip_lib.compress(orjson.dumps(shown), 1, flag=igzip_lib.COMP_DEFLATE)
+    tags[place:behind] = [AVAILABLE_SYNTAX]
+    elements[place:behind] = [{"vr": "UI", "Value": [transfer_syntax_uid]}]
+    return igzip_lib.compress(_writer.written(tags, elements), 1, flag=igzip_lib.COMP_DEFLATE)
+
+
+class _Writer:
+    """Writes JSON. Instances of a series that were read one after the other share most elements, which nobody changes
+    (`dicom.plans.Plan`): only the others are written again."""
+
+    def __init__(self) -> None:
+        # Tags and elements of the header before, and the JSON of each, once another one had most of them: as one, for
+        # there are threads.
+        self._before: tuple[list[str], list[_Element], list[bytes]] = ([], [], [])
+
+    def written(self, tags: list[str], elements: list[_Element]) -> bytes:
+        """The text of the object with these elements."""
+        tags_before, elements_before, parts = self._before
+        if tags == tags_before:
+            places = [place for place, element in enumerate(elements) if element is not elements_before[place]]
+            if 2 * len(places) < len(tags):
+                known, parts = bool(parts), parts.copy() or [b""] * len(tags)
+                for place in places if known else range(len(tags)):
+                    parts[place] = orjson.dumps({tags[place]: elements[place]})[1:-1]
+                self._before = tags, elements, parts
+                return b"{" + b",".join(parts) + b"}"
+        text = orjson.dumps(dict(zip(tags, elements, strict=True)))
+        self._before = (tags, elements, []) if len(text) <= _REPEATED_BYTES else ([], [], [])
+        return text
+
+
+_writer = _Writer()
 
 
 def unpack_metadata(deflated: bytes) -> bytes:

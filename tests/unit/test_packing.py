@@ -26,3 +26,23 @@ def test_a_file_does_not_say_it_itself() -> None:
     packed = pack_metadata(dict(sorted(header.items())), JPEG_LS)
     assert orjson.loads(unpack_metadata(packed))["00083002"]["Value"] == [JPEG_LS]
     assert list(orjson.loads(unpack_metadata(packed))) == sorted(header)
+
+
+def test_what_is_repeated_of_the_header_before_makes_no_difference() -> None:
+    """Instances share elements; the others, their number and the transfer syntax change at any place."""
+    shared: Attributes = {f"0010{number:04X}": {"vr": "LO", "Value": [f"é {number}"]} for number in range(20)}
+    headers = []
+    for number in range(12):
+        header = {"00080018": {"vr": "UI", "Value": [f"1.2.{number}"]}, **shared, "00200013": {"vr": "IS"}}
+        if number % 4 == 3:
+            header["00104000"] = {"vr": "LT", "Value": ["one more"]}
+        if number in (5, 6):
+            header = {tag: dict(element) for tag, element in header.items()}
+        headers.append(dict(sorted(header.items())))
+    syntaxes = [JPEG_LS if number % 5 else "1.2.840.10008.1.2.1" for number in range(12)]
+    for header, syntax in zip(headers, syntaxes, strict=True):
+        packed = pack_metadata(header, syntax)
+        assert header_of(packed) == header
+        shown = orjson.loads(unpack_metadata(packed))
+        assert list(shown) == sorted(shown)
+        assert shown["00083002"]["Value"] == [syntax]
