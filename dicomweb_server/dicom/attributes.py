@@ -279,6 +279,12 @@ def vr_of(tag: str) -> str:
     return (dictionary.vr(number) or "UN")[:2]
 
 
+def with_creator(tag: str) -> tuple[str, ...]:
+    """The tag, after that of the Private Creator which tells what it means, where it is a private one (PS3.5 7.8.1)."""
+    is_private = int(tag[:4], 16) & 1 and tag[4:] >= "1000"
+    return (f"{tag[:4]}00{tag[4:6]}", tag) if is_private else (tag,)
+
+
 @lru_cache(maxsize=8192)
 def keyword_of(tag: str) -> str:
     """The keyword by the dictionary; "" for private and unknown attributes."""

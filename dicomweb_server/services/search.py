@@ -3,6 +3,7 @@ JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from dicomweb_server.dicom.attributes import (
     level_of,
     resolve,
     vr_of,
+    with_creator,
 )
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import Path, Term
@@ -275,24 +277,34 @@ def _item(plan: Plan, hit: Hit, attributes: Mapping[str, Mapping[str, Any]]) -> 
     found: dict[str, Any] = dict(attributes) if plan.everything else {}
     for tag in plan.returned:
         found[tag] = attributes.get(tag) or {"vr": vr_of(tag)}
-    for path in plan.fields:
-        if path[0] in found or path[0] in COMPUTED:
-            continue
-        if path[0] in attributes:
-            found[path[0]] = attributes[path[0]] if len(path) == 1 else _below(attributes[path[0]], path[1:])
-    asked = {path[0] for path in plan.fields}
-    found.update(_computed(hit, everything=plan.everything, asked=asked))
+    asked = {tag: below for tag, below in _tree(plan.fields).items() if tag not in found and tag not in COMPUTED}
+    found |= _part(attributes, asked)
+    found.update(_computed(hit, everything=plan.everything, asked={path[0] for path in plan.fields}))
     return dict(sorted(found.items()))
 
 
-def _below(sequence: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The sequence with only the attribute at the path in its items."""
-    items = []
-    for item in sequence.get("Value", []):
-        inner = (item or {}).get(path[0])
-        if inner is not None:
-            items.append({path[0]: inner if len(path) == 1 else _below(inner, path[1:])})
-    return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+@lru_cache(maxsize=256)
+def _tree(fields: tuple[Path, ...]) -> dict[str, Any]:
+    """The paths as tags with what is wanted below them; nothing below means all of it."""
+    whole, tree = frozenset(fields), dict[str, Any]()
+    for path in fields:
+        if not any(path[:depth] in whole for depth in range(1, len(path))):
+            place = tree
+            for tag in path:
+                place = place.setdefault(tag, {})
+    return tree
+
+
+def _part(attributes: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wanted of the attributes, with the creators of private ones; of sequences, items with what is below."""
+    found: dict[str, Any] = {}
+    for tag, below in wanted.items():
+        if tag in attributes:
+            found |= {one: attributes[one] for one in with_creator(tag) if one in attributes}
+            if below:
+                items = [part for item in attributes[tag].get("Value", []) if (part := _part(item or {}, below))]
+                found[tag] = {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+    return dict(sorted(found.items()))
 
 
 def _computed(hit: Hit, *, everything: bool, asked: set[str]) -> Item:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 from webtest import TestRequest
 
 from tests.http.conftest import Archive, Client
-from tests.samples import instance
+from tests.samples import instance, url
 
 STUDY_A, STUDY_B, SERIES_A, SERIES_B = (generate_uid() for _ in range(4))
 
@@ -180,6 +181,24 @@ class TestFields:
         comma = stored.search("/instances?includefield=HighBit,00280103")
         assert comma == stored.search("/instances?includefield=00280102&includefield=PixelRepresentation")
         assert comma[0]["00280103"]["Value"] == [0]
+
+    def test_several_of_one_sequence_and_private_ones_with_their_creator(self, archive: Client) -> None:
+        code, ds = Dataset(), instance()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "T-1", "SRT", "Lung"
+        ds.ProcedureCodeSequence = Sequence([code])
+        for data_set in (ds, code):
+            data_set.private_block(0x0019, "ACME", create=True).add_new(1, "LO", "secret")
+        archive.store(ds)
+        sequence, secret = "ProcedureCodeSequence", {"vr": "LO", "Value": ["secret"]}
+        names = f"00191001,{sequence}.CodeValue,{sequence}.00080104,{sequence}.00191001"
+        (hit,) = archive.search(f"/instances?includefield={names}")
+        assert (hit["00191001"], hit["00190010"]) == (secret, {"vr": "LO", "Value": ["ACME"]})
+        (item,) = hit["00081032"]["Value"]
+        assert list(item) == ["00080100", "00080104", "00190010", "00191001"]
+        assert (item["00191001"], item["00080100"]["Value"]) == (secret, ["T-1"])
+        (hit,) = archive.search(f"/instances?includefield={names}&includefield={sequence}")
+        assert hit["00081032"]["Value"][0]["00080102"]["Value"] == ["SRT"]
+        assert "00190010" in archive.get(url(ds) + "/metadata?includefield=00191001").json[0]
 
     def test_all(self, stored: Client) -> None:
         hit = stored.search(f"/studies/{STUDY_B}/instances?includefield=all")[0]

@@ -6,7 +6,7 @@ from typing import Any
 import falcon
 import orjson
 
-from dicomweb_server.dicom.attributes import resolve
+from dicomweb_server.dicom.attributes import resolve, with_creator
 from dicomweb_server.dicom.matching import Path
 from dicomweb_server.dicom.media import Offer, choose
 from dicomweb_server.dicom.native_xml import to_native_xml
@@ -76,7 +76,12 @@ def _items(found: Iterable[Metadata], base: str, fields: tuple[Path, ...]) -> It
 
 def _narrowed(item: dict[str, Any], fields: tuple[Path, ...]) -> dict[str, Any]:
     """Only the fields asked for, and the UIDs without which an item cannot be told from another."""
-    wanted = {path[0] for path in fields} | {"0020000D", "0020000E", "00080018", "00080016"}
+    wanted = {tag for path in fields for tag in with_creator(path[0])} | {
+        "0020000D",
+        "0020000E",
+        "00080018",
+        "00080016",
+    }
     return {tag: value for tag, value in item.items() if tag in wanted}
 
 
