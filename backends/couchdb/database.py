@@ -101,14 +101,32 @@ class Database:
         """The rows of several ranges of a view, or of `_all_docs`: in one round trip on CouchDB, several on PouchDB."""
         if len(ranges) == 1 or not self._server.takes_queries:
             return [self.view(name, **options) for options in ranges]
+        return [result["rows"] for result in self._queries(name, ranges)]
+
+    def beginnings(
+        self, name: str, ranges: Sequence[Mapping[str, Any]], limit: int
+    ) -> list[tuple[list[Json], int | None]]:
+        """The first rows of several ranges of a view, and how many each has; None where CouchDB does not tell. It knows
+        how many rows lie before a key, without reading them."""
+        limited = [{**each, "limit": limit} for each in ranges]
+        if not self._server.takes_queries:
+            return [(rows, None) for rows in self.ranges(name, limited)]
+        behind = [{"startkey": each["endkey"], "limit": 0} for each in ranges]
+        results = self._queries(name, [*limited, *behind])
+        return [
+            (first["rows"], _apart(first.get("offset"), after.get("offset")))
+            for first, after in zip(results[: len(ranges)], results[len(ranges) :], strict=True)
+        ]
+
+    def _queries(self, name: str, queries: Sequence[Mapping[str, Any]]) -> list[Json]:
         design, _, view = name.partition("/")
         resource = self.resource(*(("_design", design, "_view", view) if view else (name,)), "queries")
-        found: list[list[Json]] = []
-        for start in range(0, len(ranges), IDS_AT_ONCE):
-            some = list(ranges[start : start + IDS_AT_ONCE])
+        found: list[Json] = []
+        for start in range(0, len(queries), IDS_AT_ONCE):
+            some = list(queries[start : start + IDS_AT_ONCE])
             _, _, answer = self._patiently(name, partial(resource.post_json, body={"queries": some}))
-            found += [result["rows"] for result in answer["results"]]
-        self._server.rows += sum(len(rows) for rows in found)
+            found += answer["results"]
+        self._server.rows += sum(len(result["rows"]) for result in found)
         return found
 
     def _patiently(self, view: str, ask: Callable[[], Any]) -> Any:
@@ -249,10 +267,15 @@ class Database:
         if known is None or known["version"] != FORMAT:
             self.put({**(known or {}), "_id": FORMAT_ID, "type": "format", "version": FORMAT})
 
-    def create(self, design: Mapping[str, designs.Views]) -> None:
-        """Create the database and its design documents; whoever else does the same at the same time does no harm."""
+    def create(self, design: Mapping[str, designs.Views], *, undivided: bool = False) -> None:
+        """Create the database and its design documents; whoever else does the same at the same time does no harm.
+
+        undivided: on a single node with one shard. It has two else: of these CouchDB builds an index sooner, but every
+        key that is looked up in a view is asked of both.
+        """
         with driver_errors(), contextlib.suppress(couchdb.http.PreconditionFailed):
-            self._server.couch.resource.put_json(self.name)
+            options = {"q": 1} if undivided and self._server.is_alone() else {}
+            self._server.couch.resource.put_json(self.name, **options)
         with driver_errors():
             _, _, info = self.resource.get_json()
         self._copies = int(info.get("cluster", {}).get("n", 1))
@@ -312,6 +335,17 @@ class Server:
         if (int(found[1]), int(found[2])) < OLDEST:
             raise ConfigError(f"The CouchDB server has version {found[0]}; {OLDEST[0]}.{OLDEST[1]} or newer is needed.")
 
+    def is_alone(self) -> bool:
+        """Whether it is surely no node of a cluster."""
+        if not self.takes_queries:
+            return False
+        try:
+            with driver_errors():
+                _, _, found = self.couch.resource.get_json("_membership")
+        except StorageError:
+            return False
+        return len(found["cluster_nodes"]) == 1
+
     def database(self, suffix: str = "") -> Database:
         """The database of the settings, or that with a suffix."""
         return Database(self, f"{self.settings.database}{suffix}")
@@ -344,6 +378,10 @@ def opening() -> Iterator[None]:
         raise
     except StorageError as exc:
         raise ConfigError(exc.message) from exc
+
+
+def _apart(first: int | None, after: int | None) -> int | None:
+    return after - first if first is not None and after is not None else None
 
 
 def _as_it_is(row: Json) -> Json:

@@ -119,14 +119,16 @@ _REST: Views = {
 
 # What Python computed stands in the documents: `terms` the values to find an entity by, `orders` its place in each
 # order, `scans` the attributes to look through: their values stand in the rows of the default order of each level.
+# A series has no value that none of its headers has: it is found by theirs, which stand in the order of series.
 # Pieces: of some attributes of studies what stands from every second character on, so that a text inside a value is
 # found as the beginning of a piece, with its first character or without that. The value is the character before.
 _SEARCH: Views = {
     "terms": (
         """function (doc) {
-            if (!doc.terms) return;
+            if (!doc.terms || doc.level === "series") return;
+            var sort = doc.level === "header" ? [doc.series, doc.study] : doc.sort;
             for (var tag in doc.terms)
-                doc.terms[tag].forEach(function (value) { emit([doc.level, tag, value, doc.place, doc.sort], null); });
+                doc.terms[tag].forEach(function (value) { emit([doc.level, tag, value, doc.place, sort], null); });
         }""",
         None,
     ),

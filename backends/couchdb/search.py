@@ -153,8 +153,8 @@ class Search:
     def _with_headers(self, ranges: Sequence[Json], _size: int) -> Iterator[list[Candidate]]:
         """The instances whose headers lie in ranges of terms."""
         wanted = [
-            {"key": [*candidate.sort, candidate.document_id.rpartition("-")[2]], "reduce": False}
-            for candidate in self._sources.collect(ranges)
+            {"key": [*candidate.sort[::-1], candidate.document_id.rpartition("-")[2]], "reduce": False}
+            for candidate in self._sources.collect(entities.HEADER, ranges)
         ]
         for rows in self._records.ranges("live/headers", wanted) if wanted else ():
             yield [Candidate(row["id"], "", row["id"].partition(":")[2]) for row in rows]

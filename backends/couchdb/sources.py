@@ -7,6 +7,7 @@ through, in rows that hold little else. So it is with text that very many have: 
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,12 +36,18 @@ from dicomweb_server.dicom.names import sound
 from dicomweb_server.storage.query import Order, Query
 
 NEWEST = (Order(STUDY_DATE, "DA", True), Order(STUDY_TIME, "TM", True))
-FIRST_SCAN, SCAN_PAGE = 500, 20_000
+FIRST_SCAN, SCAN_PAGE = 100, 20_000
 SCANNED_FOR_ONE = 12
-"""So many rows for each that is wanted are looked through first."""
+"""So many rows for each that is wanted are looked through first, where it is not known how many match."""
+
+SPREAD = 1.25
+"""So many times what would be enough if all that matches lay evenly."""
+
+COUNTED_SECONDS = 60
 
 FEW_ROWS, MOST_ROWS = 100, 2000
-"""So many rows of a range are read before it is tried otherwise."""
+"""So many rows of a range are read before it is tried otherwise; and so many at most, where the values would have to be
+looked through further than that."""
 
 MOST_RANGES = 8
 MOST_WALKED = 1000
@@ -93,6 +100,7 @@ class Sources:
 
     def __init__(self, archive: Database) -> None:
         self._archive = archive
+        self._numbers: dict[Level, tuple[int, float]] = {}
 
     def choose(self, query: Query) -> Source:
         """The best source for a query on patients, studies or series outside a scope."""
@@ -102,7 +110,8 @@ class Sources:
             return self._by_term(query.terms[min(ranked)[1]], query, lone=lone)
         for condition in query.conditions:
             if ranges := _ranges_of(query.level, condition):
-                return Source(pages=lambda _, ranges=ranges: iter([self.collect(ranges)]), placed=True)  # type: ignore[misc]
+                collected = partial(self.collect, query.level, ranges)
+                return Source(pages=lambda _, collected=collected: iter([collected()]), placed=True)  # type: ignore[misc]
         return self._walk(query)
 
     def _by_term(self, term: Term, query: Query, *, lone: bool) -> Source:
@@ -115,19 +124,20 @@ class Sources:
             return Source(pages=lambda size: self._by_day(*days, size), ordered=True)
         in_order = query.order == default_order(level)
         ranges = term_ranges(level, term)
+        of_headers = level is Level.SERIES  # which may hold what the series does not show
         if ranges is not None:
             if len(ranges) == 1 and _equal(term) is not None and in_order:
                 return Source(
-                    pages=lambda size: self._rows("search/terms", size, 3, docs=tag in _STRONG, **ranges[0]),
+                    pages=lambda size: self._having(level, size, docs=tag in _STRONG, **ranges[0]),
                     ordered=True,
                     placed=True,
-                    exact=lone,
+                    exact=lone and not of_headers,
                 )
-            exact = lone and _is_exact(term)
+            exact = lone and _is_exact(term) and not of_headers
             if in_order and _can_be_scanned(level, term) and len(ranges) <= MOST_RANGES:
-                index = _Index("search/terms", ranges, _of_terms)
+                index = _Index("search/terms", ranges, partial(_of_terms, level))
                 return Source(pages=partial(self._first, level, term, index), ordered=True, placed=True, exact=exact)
-            return Source(pages=lambda _: iter([self.collect(ranges)]), placed=True, exact=exact)
+            return Source(pages=lambda _: iter([self.collect(level, ranges)]), placed=True, exact=exact)
         pieces = _pieces(term) if level is Level.STUDY else None
         if pieces is not None:
             wanted = [_piece_range(tag, text) for piece in pieces for text in (piece, piece[1:])]
@@ -135,38 +145,95 @@ class Sources:
             exact = lone and all(_is_piece(pattern) for pattern in term.any_of)
             return Source(pages=partial(self._first, level, term, index), ordered=in_order, placed=True, exact=exact)
         exact = lone and not any(isinstance(pattern, Range) for pattern in term.any_of)
-        return Source(pages=partial(self._scan, level, term), ordered=in_order, placed=True, exact=exact)
+        return Source(
+            pages=lambda enough: self._scan(level, term, enough, _unsure(enough)),
+            ordered=in_order,
+            placed=True,
+            exact=exact,
+        )
 
-    def collect(self, ranges: Sequence[Json]) -> list[Candidate]:
-        """All rows of some ranges of terms, each document once."""
-        return _of_terms(self._archive.ranges("search/terms", ranges) if ranges else [])
+    def collect(self, level: str, ranges: Sequence[Json]) -> list[Candidate]:
+        """What all rows of some ranges of terms name, each once."""
+        return _of_terms(level, self._archive.ranges("search/terms", ranges) if ranges else [])
+
+    def _having(self, level: Level, size: int, *, docs: bool, **options: Any) -> Iterator[list[Candidate]]:
+        """What the rows of one value name, in the default order of the level."""
+        if level is not Level.SERIES:
+            yield from self._rows("search/terms", size, 3, docs=docs, **options)
+            return
+        last = None
+        for page in self._rows("search/terms", size, 3, **options):
+            series = list(dict.fromkeys(tuple(candidate.sort) for candidate in page))
+            # Headers of one series stand behind each other, also from one page to the next.
+            yield [
+                Candidate(entities.series_id(study, uid), "", [uid, study])
+                for uid, study in series
+                if (uid, study) != last
+            ]
+            last = series[-1] if series else last
 
     def _first(self, level: Level, term: Term, index: "_Index", enough: int) -> Iterator[list[Candidate]]:
         """What ranges of an index hold, if that is little. If not, their rows, which come in another order, are not
         collected: the values are looked through in order, and the first that match are found soon, as many do. Where
-        few do after all, the ranges are tried again, further."""
-        scanned = self._scan(level, term, enough)
-        given: set[str] = set()
-        for most in (FEW_ROWS, MOST_ROWS):
-            rows = self._archive.ranges(index.view, [{**each, "limit": most + 1} for each in index.ranges])
-            if all(len(some) <= most for some in rows):
+        it is less to collect them all the same, that is done."""
+        looked = self._archive.beginnings(index.view, index.ranges, FEW_ROWS + 1)
+        if all(len(rows) <= FEW_ROWS for rows, _ in looked):
+            yield sorted(index.read([rows for rows, _ in looked]), key=_standing)
+            return
+        lengths = [length for _, length in looked if length is not None]
+        if len(lengths) < len(looked):
+            yield from self._first_unsure(level, term, index, enough)
+            return
+        size = self._first_scan(level, index, [rows for rows, _ in looked], lengths, enough)
+        if sum(lengths) <= min(size, MOST_ROWS):
+            yield sorted(index.read(self._archive.ranges(index.view, index.ranges)), key=_standing)
+            return
+        yield from self._scan(level, term, enough, size)
+
+    def _first_unsure(self, level: Level, term: Term, index: "_Index", enough: int) -> Iterator[list[Candidate]]:
+        """The same where it is not known how much the ranges hold."""
+        size = _unsure(enough)
+        scanned = self._scan(level, term, enough, size)
+        page = next(scanned, [])
+        yield page
+        if (
+            len(page) * MOST_ROWS <= (enough - len(page)) * size
+        ):  # more is left to be looked through than to be collected
+            rows = self._archive.ranges(index.view, [{**each, "limit": MOST_ROWS + 1} for each in index.ranges])
+            if all(len(some) <= MOST_ROWS for some in rows):
+                given = {each.document_id for each in page}
                 yield sorted((each for each in index.read(rows) if each.document_id not in given), key=_standing)
                 return
-            if most == FEW_ROWS:
-                page = next(scanned, [])
-                yield page
-                given = {each.document_id for each in page}
-                if len(page) * MOST_ROWS > (enough - len(page)) * _first_scan(enough):
-                    break  # fewer rows are left to be looked through than would be collected
         yield from scanned
 
-    def _scan(self, level: Level, term: Term, enough: int) -> Iterator[list[Candidate]]:
+    def _first_scan(
+        self, level: Level, index: "_Index", looked: Sequence[list[Json]], lengths: Sequence[int], enough: int
+    ) -> int:
+        """How many values are likely enough to be looked through, if what matches lies evenly. `looked` are the first
+        rows of ranges that have so many: not all of what they name may match."""
+        matching = 0.0
+        for place, (rows, length) in enumerate(zip(looked, lengths, strict=True)):
+            read = index.read([rows if number == place else [] for number in range(len(looked))])
+            matching += length * len(read) / max(len(rows), 1)
+        likely = math.ceil(SPREAD * enough * self._number_of(level) / max(matching, 1))
+        return min(max(likely, FIRST_SCAN), SCAN_PAGE)
+
+    def _number_of(self, level: Level) -> int:
+        """How many entities of a level there are, or were a moment ago."""
+        number, at = self._numbers.get(level, (0, -math.inf))
+        if time.monotonic() - at > COUNTED_SECONDS:
+            start = [level.value, "newest" if level is Level.STUDY else "uid"]
+            rows = self._archive.view("search/orders", startkey=start, endkey=[*start, keys.END], reduce=True)
+            number = int(rows[0]["value"]) if rows else 0
+            self._numbers[level] = (number, time.monotonic())
+        return number
+
+    def _scan(self, level: Level, term: Term, enough: int, size: int) -> Iterator[list[Candidate]]:
         """What matches of all values, in pages as long as is needed if what matches lies as close as up to there."""
         fits = _test(term.any_of)
         tag = term.path[0]
         start = [level.value, "newest" if level is Level.STUDY else "uid"]
         options: Json = {"startkey": start, "endkey": [*start, keys.END], "reduce": False}
-        size = _first_scan(enough)
         found = seen = 0
         while True:
             rows = self._archive.view("search/orders", limit=size + 1, **options)
@@ -180,7 +247,7 @@ class Sources:
                 return
             options = {**options, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]}
             found, seen = found + len(page), seen + size
-            likely = math.ceil(1.2 * (enough - found) * seen / max(found, 1))
+            likely = math.ceil(SPREAD * (enough - found) * seen / max(found, 1))
             size = min(max(likely, FIRST_SCAN), 4 * seen, SCAN_PAGE)  # hits may lie in heaps
 
     def _rows(
@@ -248,11 +315,15 @@ def _order_name(level: Level, order: tuple[Order, ...]) -> str | None:
     return None
 
 
-def _of_terms(found: Sequence[list[Json]]) -> list[Candidate]:
+def _of_terms(level: str, found: Sequence[list[Json]]) -> list[Candidate]:
     """What ranges of terms name, each once."""
-    return list(
-        {row["id"]: Candidate(row["id"], row["key"][3], row["key"][4]) for rows in found for row in rows}.values()
-    )
+    named = {}
+    for rows in found:
+        for row in rows:
+            *_, place, sort = row["key"]
+            name = entities.series_id(sort[1], sort[0]) if level == Level.SERIES else row["id"]
+            named[name] = Candidate(name, place, sort)
+    return list(named.values())
 
 
 def _of_pieces(pieces: Sequence[str], found: Sequence[list[Json]]) -> list[Candidate]:
@@ -269,7 +340,7 @@ def _of_pieces(pieces: Sequence[str], found: Sequence[list[Json]]) -> list[Candi
     return list(there.values())
 
 
-def _first_scan(enough: int) -> int:
+def _unsure(enough: int) -> int:
     return min(max(enough * SCANNED_FOR_ONE, FIRST_SCAN), SCAN_PAGE)
 
 
@@ -366,7 +437,8 @@ def term_ranges(level: str, term: Term) -> list[Json] | None:
         ranges = _pattern_ranges(pattern, tag)
         if not ranges:
             return None
-        found += [{"startkey": [level, name, start], "endkey": [level, name, *end]} for name, start, end in ranges]
+        rows = entities.HEADER if level == Level.SERIES else level
+        found += [{"startkey": [rows, name, start], "endkey": [rows, name, *end]} for name, start, end in ranges]
     return found
 
 

@@ -255,6 +255,29 @@ class TestCost:
         assert page.more is (len(whole) > 15)
         assert storage.count(query=query) == len(whole)
 
+    def test_a_series_is_found_once_and_by_what_it_shows(self, storage: CouchStorage) -> None:
+        """It is looked for by the values of its headers."""
+        first = record(Modality="XX", SeriesDescription="shown")
+        others = [
+            record(first.study_uid, first.series_uid, Modality="XX", SeriesDescription=f"hidden {n}") for n in range(4)
+        ]
+        beside = record(first.study_uid, Modality="XX", SeriesDescription="shown too")
+        for one in (first, *others, beside):
+            storage.store(records=[one], on_duplicate=OnDuplicate.REJECT)
+
+        def found(text: str, limit: int = 9) -> list[str | None]:
+            query = Query(level=Level.SERIES, terms=terms(text), limit=limit)
+            page = storage.search(query=query)
+            assert page.more or len(page.hits) == storage.count(query=query)
+            return [hit.series_uid for hit in page.hits]
+
+        series = sorted([first.series_uid, beside.series_uid])
+        assert found("Modality=XX") == series
+        assert found("Modality=XX", limit=1) == series[:1]
+        assert found("SeriesDescription=shown*") == series
+        assert found("SeriesDescription=hidden 1") == found("SeriesDescription=hidden*") == []
+        storage.remove(scope=Scope(study_uid=first.study_uid))
+
     def test_a_frame_takes_two_round_trips(self, storage: CouchStorage, url: str, name: str) -> None:
         blobs = opened_blobs(url, name)
         (key,) = blobs.keep(staged=[staged(blobs, bytes(CHUNK_BYTES) + b"frame")])
@@ -483,6 +506,18 @@ def test_views_to_search_by_are_brought_up_to_date_while_much_is_stored(
     while not storage._opened.archive.view("search/terms", update="false", limit=1):
         assert time.monotonic() < deadline
     storage.close()
+
+
+def test_a_database_on_one_node_has_one_shard(url: str, name: str) -> None:
+    if not couchdb.is_couchdb():
+        pytest.skip("PouchDB has no shards; name a CouchDB in COUCHDB_URL")
+    server = Server(CouchSettings.parse({"url": url, "database": name}))
+    server.connect()
+    opened(url, name).close()
+    for suffix in ("", "-archive", "-documents"):
+        _, _, found = server.database(suffix).resource("_shards").get_json()
+        assert len(found["shards"]) == 1 or not server.is_alone()
+    server.close()
 
 
 def test_views_of_former_releases_are_deleted(url: str, name: str) -> None:
