@@ -13,7 +13,8 @@ from backends.couchdb import entities, keys
 from backends.couchdb import records as documents
 from backends.couchdb.database import Database, Json
 from backends.couchdb.entities import INSTANCE_UID, MODALITIES, POSITION, SERIES_NUMBER, SOP_CLASSES
-from backends.couchdb.sources import Candidate, Source, Sources, default_order, of_ids, term_ranges
+from backends.couchdb.ranges import term_ranges
+from backends.couchdb.sources import Candidate, Source, Sources, default_order, of_ids
 from dicomweb_server.dicom.attributes import LAST_CHANGED, PATIENT_DIGEST, SUMMARY, Attributes, clock_digits
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import AllOf, AnyOf, Condition, Equal, Has, Not, Term, holds, sort_key, terms_in

@@ -15,24 +15,20 @@ from typing import Any
 
 from backends.couchdb import entities, keys
 from backends.couchdb.database import Database, Json
-from backends.couchdb.designs import PIECE_DIGITS, PIECES
-from backends.couchdb.entities import SCANS, STUDY_DATE, STUDY_TIME, TERMS, words_tag
-from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.matching import (
-    AllOf,
-    AnyOf,
-    Condition,
-    Empty,
-    Equal,
-    Pattern,
-    Range,
-    Term,
-    Wildcard,
-    Words,
-    has_words,
-    wildcard_matches,
+from backends.couchdb.entities import SCANS, STUDY_DATE, STUDY_TIME
+from backends.couchdb.ranges import (
+    condition_ranges,
+    days_of,
+    equal_values,
+    is_exact,
+    is_piece,
+    piece_range,
+    pieces_of,
+    term_ranges,
+    tested_by,
 )
-from dicomweb_server.dicom.names import sound
+from dicomweb_server.dicom.levels import Level
+from dicomweb_server.dicom.matching import Empty, Range, Term
 from dicomweb_server.storage.query import Order, Query
 
 NEWEST = (Order(STUDY_DATE, "DA", True), Order(STUDY_TIME, "TM", True))
@@ -52,7 +48,6 @@ looked through further than that."""
 MOST_RANGES = 8
 MOST_WALKED = 1000
 _STRONG = frozenset(("00100020", "00080050", "0020000D", "0020000E", "00200010", "00100010"))
-_COMBINED = f"{STUDY_DATE}+{STUDY_TIME}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,7 @@ class Sources:
         if ranked:
             return self._by_term(query.terms[min(ranked)[1]], query, lone=lone)
         for condition in query.conditions:
-            if ranges := _ranges_of(query.level, condition):
+            if ranges := condition_ranges(query.level, condition):
                 collected = partial(self.collect, query.level, ranges)
                 return Source(pages=lambda _, collected=collected: iter([collected()]), placed=True)  # type: ignore[misc]
         return self._walk(query)
@@ -117,32 +112,32 @@ class Sources:
     def _by_term(self, term: Term, query: Query, *, lone: bool) -> Source:
         level = query.level
         tag = term.path[0]
-        if level is Level.STUDY and tag == entities.STUDY_UID and (uids := _equal(term)) is not None:
+        if level is Level.STUDY and tag == entities.STUDY_UID and (uids := equal_values(term)) is not None:
             return of_ids([entities.study_id(str(uid)) for uid in uids])
-        days = _days(term) if level is Level.STUDY and query.order == NEWEST else None
+        days = days_of(term) if level is Level.STUDY and query.order == NEWEST else None
         if days is not None:
             return Source(pages=lambda size: self._by_day(*days, size), ordered=True)
         in_order = query.order == default_order(level)
         ranges = term_ranges(level, term)
         of_headers = level is Level.SERIES  # which may hold what the series does not show
         if ranges is not None:
-            if len(ranges) == 1 and _equal(term) is not None and in_order:
+            if len(ranges) == 1 and equal_values(term) is not None and in_order:
                 return Source(
                     pages=lambda size: self._having(level, size, docs=tag in _STRONG, **ranges[0]),
                     ordered=True,
                     placed=True,
                     exact=lone and not of_headers,
                 )
-            exact = lone and _is_exact(term) and not of_headers
+            exact = lone and is_exact(term) and not of_headers
             if in_order and _can_be_scanned(level, term) and len(ranges) <= MOST_RANGES:
                 index = _Index("search/terms", ranges, partial(_of_terms, level))
                 return Source(pages=partial(self._first, level, term, index), ordered=True, placed=True, exact=exact)
             return Source(pages=lambda _: iter([self.collect(level, ranges)]), placed=True, exact=exact)
-        pieces = _pieces(term) if level is Level.STUDY else None
+        pieces = pieces_of(term) if level is Level.STUDY else None
         if pieces is not None:
-            wanted = [_piece_range(tag, text) for piece in pieces for text in (piece, piece[1:])]
+            wanted = [piece_range(tag, text) for piece in pieces for text in (piece, piece[1:])]
             index = _Index("search/pieces", wanted, partial(_of_pieces, pieces))
-            exact = lone and all(_is_piece(pattern) for pattern in term.any_of)
+            exact = lone and all(is_piece(pattern) for pattern in term.any_of)
             return Source(pages=partial(self._first, level, term, index), ordered=in_order, placed=True, exact=exact)
         exact = lone and not any(isinstance(pattern, Range) for pattern in term.any_of)
         return Source(
@@ -230,7 +225,7 @@ class Sources:
 
     def _scan(self, level: Level, term: Term, enough: int, size: int) -> Iterator[list[Candidate]]:
         """What matches of all values, in pages as long as is needed if what matches lies as close as up to there."""
-        fits = _test(term.any_of)
+        fits = tested_by(term.any_of)
         tag = term.path[0]
         start = [level.value, "newest" if level is Level.STUDY else "uid"]
         options: Json = {"startkey": start, "endkey": [*start, keys.END], "reduce": False}
@@ -366,154 +361,12 @@ def _rank(term: Term, query: Query) -> int | None:
     level, tag = query.level, term.path[0]
     if len(term.path) > 1 or any(isinstance(pattern, Empty) for pattern in term.any_of):
         return None
-    by_day = level is Level.STUDY and query.order == NEWEST and _days(term) is not None
+    by_day = level is Level.STUDY and query.order == NEWEST and days_of(term) is not None
     ranges = term_ranges(level, term)
     if ranges is None:
         return 3 if by_day else 2 if tag in SCANS.get(level, ()) else None
-    if _equal(term) is not None:
+    if equal_values(term) is not None:
         return 0 if tag in _STRONG else 3 if by_day else 4
     if any(isinstance(pattern, Range) for pattern in term.any_of):
         return 3 if by_day else 5
     return 1
-
-
-def _equal(term: Term) -> list[keys.Key] | None:
-    """The values, if nothing else is asked for."""
-    values = [pattern.value for pattern in term.any_of if isinstance(pattern, Equal)]
-    return values if len(values) == len(term.any_of) else None
-
-
-def _is_exact(term: Term) -> bool:
-    """Whether the ranges of the term hold nothing but what matches."""
-    return all(
-        isinstance(pattern, Equal | Range)
-        or (isinstance(pattern, Wildcard) and _prefix(pattern) + "*" == pattern.pattern)
-        for pattern in term.any_of
-    )
-
-
-def _days(term: Term) -> tuple[str | None, str | None] | None:
-    """First and last day, for a term on the date of the study alone or with its time."""
-    if term.path[0] not in (STUDY_DATE, _COMBINED) or len(term.any_of) != 1:
-        return None
-    pattern = term.any_of[0]
-    low, high = (
-        (pattern.value, pattern.value) if isinstance(pattern, Equal)
-        else (pattern.low, pattern.high) if isinstance(pattern, Range)
-        else (None, None)
-    )  # fmt: skip
-    if low is None and high is None:
-        return None
-    return (str(low)[:8] if low is not None else None), (str(high)[:8] if high is not None else None)
-
-
-def _prefix(pattern: Wildcard) -> str:
-    """What a value must begin with."""
-    ends = [place for place in (pattern.pattern.find("*"), pattern.pattern.find("?")) if place >= 0]
-    return pattern.pattern[: min(ends, default=len(pattern.pattern))]
-
-
-def _ranges_of(level: Level, condition: Condition) -> list[Json] | None:
-    """The ranges of `terms` that hold everything for which the condition holds; None where there are none."""
-    match condition:
-        case Term():
-            return term_ranges(level, condition)
-        case AllOf(parts):
-            return next((ranges for part in parts if (ranges := _ranges_of(level, part)) is not None), None)
-        case AnyOf(parts):
-            found = [_ranges_of(level, part) for part in parts]
-            return None if None in found else [each for ranges in found for each in ranges or ()]
-        case _:
-            return None
-
-
-def term_ranges(level: str, term: Term) -> list[Json] | None:
-    """The ranges of `terms` that hold everything which the term matches; None where there are none."""
-    tag = term.path[0]
-    if len(term.path) > 1 or tag not in TERMS[level]:
-        return None
-    found: list[Json] = []
-    for pattern in term.any_of:
-        ranges = _pattern_ranges(pattern, tag)
-        if not ranges:
-            return None
-        rows = entities.HEADER if level == Level.SERIES else level
-        found += [{"startkey": [rows, name, start], "endkey": [rows, name, *end]} for name, start, end in ranges]
-    return found
-
-
-def _pattern_ranges(pattern: Pattern, tag: str) -> list[tuple[str, Any, list[Any]]]:
-    match pattern:
-        case Equal(value):
-            return [_exactly(tag, value)]
-        case Range(low, high):
-            text = isinstance(low if low is not None else high, str)
-            start = keys.encode(low) if low is not None else ("" if text else None)
-            if high is not None:
-                return [(tag, start, [keys.encode(high), keys.END])]
-            return [(tag, start, [keys.AFTER_HEX if text else ""])]
-        case Wildcard() if prefix := _prefix(pattern):
-            return [_beginning(tag, prefix)]
-        case Words(wanted) if tag in entities.NAMES:
-            word = max(wanted, key=len)
-            code = sound(word)
-            return [_beginning(words_tag(tag), word), *([_exactly(words_tag(tag), f"#{code}")] if code else [])]
-    return []
-
-
-def _exactly(tag: str, value: keys.Key) -> tuple[str, Any, list[Any]]:
-    return tag, keys.encode(value), [keys.encode(value), keys.END]
-
-
-def _beginning(tag: str, prefix: str) -> tuple[str, Any, list[Any]]:
-    return tag, keys.encode(prefix), [f"{keys.encode(prefix)}{keys.AFTER_HEX}"]
-
-
-def _pieces(term: Term) -> list[str] | None:
-    """The longest text of each pattern of the term; None where pieces do not help."""
-    if term.path[0] not in PIECES:
-        return None
-    found = [_longest(pattern) if isinstance(pattern, Wildcard) else "" for pattern in term.any_of]
-    return found if all(len(text) > 1 for text in found) else None
-
-
-def _longest(pattern: Wildcard) -> str:
-    return max(pattern.pattern.replace("?", "*").split("*"), key=len)
-
-
-def _is_piece(pattern: Pattern) -> bool:
-    """Whether what has the piece matches, and nothing else."""
-    if not isinstance(pattern, Wildcard):
-        return False
-    text = _longest(pattern)
-    return pattern.pattern == f"*{text}*" and len(str(keys.encode(text))) <= PIECE_DIGITS
-
-
-def _piece_range(tag: str, text: str) -> Json:
-    start = str(keys.encode(text))[:PIECE_DIGITS]
-    return {"startkey": [tag, start], "endkey": [tag, f"{start}{keys.AFTER_HEX}"]}
-
-
-def _test(patterns: Sequence[Pattern]) -> Callable[[list[keys.Key]], bool]:
-    """Whether one of the patterns matches one of the values; as `matching.matches`, but for Empty."""
-    tests = [_test_one(pattern) for pattern in patterns]
-    return lambda values: any(test(values) for test in tests)
-
-
-def _test_one(pattern: Pattern) -> Callable[[list[keys.Key]], bool]:
-    match pattern:
-        case Equal(wanted):
-            return lambda values: wanted in values
-        case Wildcard(text):
-            pieces = [piece for piece in text.replace("?", "*").split("*") if piece]
-            inner = pieces[0] if len(pieces) == 1 and text == f"*{pieces[0]}*" else None
-            if inner is not None:
-                return lambda values: any(isinstance(value, str) and inner in value for value in values)
-            return lambda values: any(
-                isinstance(value, str) and all(piece in value for piece in pieces) and wildcard_matches(text, value)
-                for value in values
-            )
-        case Words(wanted_words):
-            return lambda values: has_words(wanted_words, [value for value in values if isinstance(value, str)])
-        case _:
-            return lambda values: True
