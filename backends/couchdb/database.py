@@ -114,7 +114,7 @@ class Database:
         behind = [{"startkey": each["endkey"], "limit": 0} for each in ranges]
         results = self._queries(name, [*limited, *behind])
         return [
-            (first["rows"], _apart(first.get("offset"), after.get("offset")))
+            (first["rows"], _length(first, after))
             for first, after in zip(results[: len(ranges)], results[len(ranges) :], strict=True)
         ]
 
@@ -380,8 +380,12 @@ def opening() -> Iterator[None]:
         raise ConfigError(exc.message) from exc
 
 
-def _apart(first: int | None, after: int | None) -> int | None:
-    return after - first if first is not None and after is not None else None
+def _length(first: Json, after: Json) -> int | None:
+    """How many rows lie between the beginnings of two answers; None where they do not tell, or tell nonsense."""
+    if first.get("offset") is None or after.get("offset") is None:
+        return None
+    length = int(after["offset"]) - int(first["offset"])
+    return length if length >= len(first["rows"]) else None
 
 
 def _as_it_is(row: Json) -> Json:
