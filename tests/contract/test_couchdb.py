@@ -508,13 +508,13 @@ def test_views_to_search_by_are_brought_up_to_date_while_much_is_stored(
     storage.close()
 
 
-def test_a_database_on_one_node_has_one_shard(url: str, name: str) -> None:
+def test_totals_on_one_node_are_read_from_one_shard(url: str, name: str) -> None:
     if not couchdb.is_couchdb():
         pytest.skip("PouchDB has no shards; name a CouchDB in COUCHDB_URL")
     server = Server(CouchSettings.parse({"url": url, "database": name}))
     server.connect()
     opened(url, name).close()
-    for suffix in ("", "-archive", "-documents"):
+    for suffix in ("", "-documents"):
         _, _, found = server.database(suffix).resource("_shards").get_json()
         assert len(found["shards"]) == 1 or not server.is_alone()
     server.close()
