@@ -283,6 +283,11 @@ def _item(plan: Plan, hit: Hit, attributes: Mapping[str, Mapping[str, Any]]) -> 
     return dict(sorted(found.items()))
 
 
+def narrowed(attributes: Mapping[str, Mapping[str, Any]], fields: tuple[Path, ...]) -> dict[str, Any]:
+    """The attributes at the paths, with the creators of private ones; of sequences only what the paths name."""
+    return _part(attributes, _tree(fields))
+
+
 @lru_cache(maxsize=256)
 def _tree(fields: tuple[Path, ...]) -> dict[str, Any]:
     """The paths as tags with what is wanted below them; nothing below means all of it."""

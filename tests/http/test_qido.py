@@ -198,7 +198,9 @@ class TestFields:
         assert (item["00191001"], item["00080100"]["Value"]) == (secret, ["T-1"])
         (hit,) = archive.search(f"/instances?includefield={names}&includefield={sequence}")
         assert hit["00081032"]["Value"][0]["00080102"]["Value"] == ["SRT"]
-        assert "00190010" in archive.get(url(ds) + "/metadata?includefield=00191001").json[0]
+        (item,) = archive.get(f"{url(ds)}/metadata?includefield={sequence}.CodeValue,00191001").json
+        assert item["00081032"]["Value"] == [{"00080100": {"vr": "SH", "Value": ["T-1"]}}]
+        assert "00190010" in item
 
     def test_all(self, stored: Client) -> None:
         hit = stored.search(f"/studies/{STUDY_B}/instances?includefield=all")[0]

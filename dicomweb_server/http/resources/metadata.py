@@ -1,12 +1,11 @@
 """Metadata of a study, series or instance (PS3.18 10.4.1.1.2): ready-made at store, sent as it is."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import falcon
 import orjson
 
-from dicomweb_server.dicom.attributes import resolve, with_creator
+from dicomweb_server.dicom.attributes import resolve
 from dicomweb_server.dicom.matching import Path
 from dicomweb_server.dicom.media import Offer, choose
 from dicomweb_server.dicom.native_xml import to_native_xml
@@ -23,10 +22,13 @@ from dicomweb_server.http.answers import (
 )
 from dicomweb_server.http.params import accepted, query_parameters, scope_of
 from dicomweb_server.services.retrieve import Retrieve
+from dicomweb_server.services.search import narrowed
 from dicomweb_server.storage.packing import unpack_metadata
 from dicomweb_server.storage.records import Metadata
 
 _OFFERS = (Offer(JSON), Offer(XML, multipart=True))
+_ALWAYS = (("00080016",), ("00080018",), ("0020000D",), ("0020000E",))
+"""Without these an item cannot be told from another."""
 # Unescaped quotes: inside a JSON string this run of bytes cannot stand.
 _STORED_URI = b'"BulkDataURI":"/'
 
@@ -71,18 +73,7 @@ def _items(found: Iterable[Metadata], base: str, fields: tuple[Path, ...]) -> It
     replacement = b'"BulkDataURI":"' + base.encode() + b"/"
     for metadata in found:
         item = unpack_metadata(metadata.deflated).replace(_STORED_URI, replacement)
-        yield item if not fields else orjson.dumps(_narrowed(orjson.loads(item), fields))
-
-
-def _narrowed(item: dict[str, Any], fields: tuple[Path, ...]) -> dict[str, Any]:
-    """Only the fields asked for, and the UIDs without which an item cannot be told from another."""
-    wanted = {tag for path in fields for tag in with_creator(path[0])} | {
-        "0020000D",
-        "0020000E",
-        "00080018",
-        "00080016",
-    }
-    return {tag: value for tag, value in item.items() if tag in wanted}
+        yield item if not fields else orjson.dumps(narrowed(orjson.loads(item), fields))
 
 
 def _fields(req: falcon.Request) -> tuple[Path, ...]:
@@ -97,7 +88,7 @@ def _fields(req: falcon.Request) -> tuple[Path, ...]:
                 found[resolve(field)] = None
             except BadRequest as exc:
                 raise BadRequest(f"includefield: {exc.message}") from exc
-    return tuple(found)
+    return (*found, *_ALWAYS) if found else ()
 
 
 def _path(url: str) -> str:
