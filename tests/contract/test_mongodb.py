@@ -353,6 +353,22 @@ def test_small_blobs_are_one_piece_and_blobs_of_before_are_read(url: str, name: 
     blobs.close()
 
 
+def test_pieces_lie_in_a_collection_that_was_made_with_a_compression_of_its_own(url: str, name: str) -> None:
+    with MongoClient[dict[str, Any]](url) as client:
+        client[name].drop_collection("fs.chunks")
+        options = {"wiredTiger": {"configString": "block_compressor=none"}}
+        client[name].create_collection("fs.chunks", storageEngine=options)
+        blobs = GridFSBlobStore.from_settings(settings={"url": url, "database": name})
+        blobs.open()
+        (key,) = blobs.keep(staged=[staged(blobs, b"piece")])
+        assert blobs.read(key=key, start=1, length=3) == b"iec"
+        assert client[name].command("listCollections", filter={"name": "fs.chunks"})["cursor"]["firstBatch"][0][
+            "options"
+        ] == {"storageEngine": options}
+        blobs.close()
+        client[name].drop_collection("fs.chunks")
+
+
 # Plans and round trips
 
 
