@@ -20,3 +20,16 @@ def test_so_many_at_once_then_as_time_passes() -> None:
     pace.check("10.0.0.1")
     with pytest.raises(TooManyRequests):
         pace.check("10.0.0.1")
+
+
+def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomweb_server.http.pace.MAX_REMEMBERED", 2)
+    pace = Pace(1, clock=lambda: 0.0)
+    for address in ("a", "b"):
+        pace.check(address)
+        with pytest.raises(TooManyRequests):
+            pace.check(address)
+    pace.check("c")
+    pace.check("a")  # the oldest was forgotten
+    with pytest.raises(TooManyRequests):
+        pace.check("c")
