@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from dicomweb_server.__main__ import main
 from tests.http.identities import ADMIN, PASSWORD
 from tests.live import ROOT, LiveServer, serving, until
 
@@ -107,23 +108,21 @@ class TestTls:
             got = requests.get(url, auth=(ADMIN, PASSWORD), timeout=TIMEOUT_SECONDS)
             assert got.content == data
 
-    def test_a_certificate_that_is_none_stops_the_start(self, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-        for cert, key in (("/nowhere.crt", "/nowhere.key"), (certificate[0], certificate[0]), (certificate[0], "")):
-            done = subprocess.run(
-                [sys.executable, "-m", "dicomweb_server", "serve", "--port", "0", "--data", str(tmp_path)],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(ROOT),
-                    "DICOMWEB__SERVER__TLS_CERTIFICATE": str(cert),
-                    "DICOMWEB__SERVER__TLS_KEY": str(key),
-                },
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_SECONDS,
-                check=False,
-            )
-            assert done.returncode == 1
-            assert "server.tls_certificate" in done.stderr
+    @pytest.mark.parametrize("pair", [("/nowhere.crt", "/nowhere.key"), (0, 0), (0, None)])
+    def test_a_certificate_that_is_none_stops_the_start(
+        self,
+        tmp_path: Path,
+        certificate: tuple[Path, Path],
+        pair: tuple[str | int, str | int | None],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """No file, the certificate itself, or nothing in the place of the key."""
+        for name, one in zip(("CERTIFICATE", "KEY"), pair, strict=True):
+            value = certificate[one] if isinstance(one, int) else one or ""
+            monkeypatch.setenv(f"DICOMWEB__SERVER__TLS_{name}", str(value))
+        assert main(["serve", "--port", "0", "--data", str(tmp_path)]) == 1
+        assert "server.tls_certificate" in capsys.readouterr().err
 
 
 _ASK = """
