@@ -21,6 +21,9 @@ from dicomweb_server.errors import BadPixels
 
 Floats = NDArray[np.float64]
 
+LARGEST: Final = 1e30
+"""Of the numbers in attributes, as in options."""
+
 
 class Table(NamedTuple):
     """A LUT (PS3.3 C.11.1.1): values below `first` get its first entry, those behind the end its last."""
@@ -208,6 +211,15 @@ def _limits(present: Floats, *, beside_padding: bool = False) -> tuple[float, fl
     return (low - 1.0, high) if beside_padding and low == high else (low, high)
 
 
+def _spread(modal: Floats, low: float, high: float) -> Floats:
+    """From 0 for black to 255 for white."""
+    if high <= low:
+        return np.zeros_like(modal)
+    if high - low > 1e300:  # pixels can be doubles: 255 times the difference must not overflow
+        modal, low, high = modal / 1024, low / 1024, high / 1024
+    return (modal - low) * 255.0 / (high - low)
+
+
 def _finished(
     modal: Floats, padded: NDArray[np.bool_] | None, pipeline: GreyPipeline, limits: tuple[float, float]
 ) -> NDArray[np.uint8]:
@@ -217,8 +229,7 @@ def _finished(
     elif voi is not None:
         shown = windowed(modal, voi)
     else:
-        low, high = limits
-        shown = (modal - low) * 255.0 / (high - low) if high > low else np.zeros_like(modal)
+        shown = _spread(modal, *limits)
     np.clip(shown, 0, 255, out=shown)
     if pipeline.presentation is not None:
         final = pipeline.presentation
@@ -334,4 +345,6 @@ def _read_table(item: Attributes) -> Table:
 
 def _number(attributes: Attributes, tag: str) -> float | None:
     value = first_value(attributes, tag)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) <= LARGEST else None  # what is larger means nothing, and would overflow

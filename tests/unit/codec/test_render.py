@@ -174,6 +174,14 @@ class TestWindow:
     def test_without_one_the_range_of_the_pixels_is_shown(self) -> None:
         assert pixels(grey([[100, 150, 200]])) == [[0, 128, 255]]
 
+    @pytest.mark.parametrize("slope", [1e30, 1e302, 4e306])
+    def test_a_slope_that_is_nonsense_changes_no_shade(self, slope: float) -> None:
+        assert pixels(grey([[0, 5, 10]]), {"00281053": values("DS", slope)}) == [[0, 128, 255]]
+
+    def test_pixels_may_be_as_large_as_doubles_are(self) -> None:
+        description = PixelDescription(1, 3, bits_allocated=64, bits_stored=64, high_bit=63, floating=True)
+        assert pixels(Decoded(np.array([[-1.7e308, 0, 1.7e308]]), description)) == [[0, 128, 255]]
+
     def test_padding_does_not_count_and_is_black(self) -> None:
         attributes = {"00280120": values("US", 60000), "00280121": values("US", 65535)}
         assert pixels(grey([[100, 200, 60000, 65535]]), attributes) == [[0, 255, 0, 0]]
