@@ -87,8 +87,7 @@ def term_ranges(level: str, term: Term) -> list[Json] | None:
         ranges = _pattern_ranges(pattern, tag)
         if not ranges:
             return None
-        rows = entities.HEADER if level == Level.SERIES else level
-        found += [{"startkey": [rows, name, start], "endkey": [rows, name, *end]} for name, start, end in ranges]
+        found += [_span(_rows_of(level), *each) for each in ranges]
     return found
 
 
@@ -109,6 +108,29 @@ def _pattern_ranges(pattern: Pattern, tag: str) -> list[tuple[str, Any, list[Any
             code = sound(word)
             return [_beginning(words_tag(tag), word), *([_exactly(words_tag(tag), f"#{code}")] if code else [])]
     return []
+
+
+def word_ranges(level: str, term: Term) -> tuple[list[Json], Json] | None:
+    """For a single word of a name: ranges of one value each, which therefore come in the default order of the level,
+    and the range of the words that begin with it and are longer. None for other terms."""
+    tag = term.path[0]
+    match term.any_of:
+        case (Words((word,)),) if tag in entities.NAMES and tag in TERMS[level] and len(term.path) == 1:
+            rows, name, code = _rows_of(level), words_tag(tag), sound(word)
+            texts = [word, *([f"#{code}"] if code else [])]
+            values = [_span(rows, *_exactly(name, text)) for text in texts]
+            _, start, end = _beginning(name, word)
+            return values, {"startkey": [rows, name, start, keys.END], "endkey": [rows, name, *end]}
+    return None
+
+
+def _rows_of(level: str) -> str:
+    """The level of whose documents are the rows by which a level is found."""
+    return entities.HEADER if level == Level.SERIES else level
+
+
+def _span(rows: str, name: str, start: Any, end: list[Any]) -> Json:
+    return {"startkey": [rows, name, start], "endkey": [rows, name, *end]}
 
 
 def _exactly(tag: str, value: keys.Key) -> tuple[str, Any, list[Any]]:

@@ -26,6 +26,7 @@ from backends.couchdb.ranges import (
     pieces_of,
     term_ranges,
     tested_by,
+    word_ranges,
 )
 from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.matching import Empty, Range, Term
@@ -131,7 +132,10 @@ class Sources:
             exact = lone and is_exact(term) and not of_headers
             if in_order and _can_be_scanned(level, term) and len(ranges) <= MOST_RANGES:
                 index = _Index("search/terms", ranges, partial(_of_terms, level))
-                return Source(pages=partial(self._first, level, term, index), ordered=True, placed=True, exact=exact)
+                first = partial(self._first, level, term, index)
+                words = word_ranges(level, term)
+                pages = partial(self._by_word, level, *words, first) if words else first
+                return Source(pages=pages, ordered=True, placed=True, exact=exact)
             return Source(pages=lambda _: iter([self.collect(level, ranges)]), placed=True, exact=exact)
         pieces = pieces_of(term) if level is Level.STUDY else None
         if pieces is not None:
@@ -166,6 +170,43 @@ class Sources:
                 if (uid, study) != last
             ]
             last = series[-1] if series else last
+
+    def _by_word(
+        self,
+        level: Level,
+        values: Sequence[Json],
+        longer: Json,
+        otherwise: Callable[[int], Iterator[list[Candidate]]],
+        enough: int,
+    ) -> Iterator[list[Candidate]]:
+        """What has a word, or sounds like it: the rows of each value come in order, and are merged. Where many have
+        longer words that begin with it: as otherwise."""
+        size = min(max(enough, 1), MOST_WALKED)
+        limited = [{**each, "limit": size + 1} for each in values]
+        *found, others = self._archive.ranges("search/terms", [*limited, {**longer, "limit": FEW_ROWS + 1}])
+        if len(others) > FEW_ROWS:
+            yield from otherwise(enough)
+            return
+        waiting = {each.document_id: each for each in _of_terms(level, [others])}
+        given: set[str] = set()
+        ranges = list(values)
+        while True:
+            rest: list[Json] = []
+            ends: list[tuple[Any, Any]] = []
+            for each, rows in zip(ranges, found, strict=True):
+                waiting |= {one.document_id: one for one in _of_terms(level, [rows[:size]])}
+                if len(rows) > size:
+                    rest.append({**each, "startkey": rows[size]["key"], "startkey_docid": rows[size]["id"]})
+                    ends.append(_standing(_of_terms(level, [rows[size:]])[0]))
+            page = sorted((one for one in waiting.values() if not ends or _standing(one) < min(ends)), key=_standing)
+            yield [one for one in page if one.document_id not in given]
+            if not rest:
+                return
+            for one in page:
+                del waiting[one.document_id]
+                given.add(one.document_id)
+            ranges, size = rest, min(size * 2, MOST_WALKED)
+            found = self._archive.ranges("search/terms", [{**each, "limit": size + 1} for each in ranges])
 
     def _first(self, level: Level, term: Term, index: "_Index", enough: int) -> Iterator[list[Candidate]]:
         """What ranges of an index hold, if that is little. If not, their rows, which come in another order, are not

@@ -238,6 +238,23 @@ class TestCost:
             page = storage.search(query=replace(query, offset=40, limit=20))
             assert [hit.study_uid for hit in page.hits] == found[40:60]
 
+    @pytest.mark.parametrize("word", ["given", "giv", "gifen", "gave"])
+    @pytest.mark.parametrize("few", [3, 1000])
+    def test_a_word_that_many_have_is_found_in_order(
+        self, storage: CouchStorage, monkeypatch: pytest.MonkeyPatch, word: str, few: int
+    ) -> None:
+        """By the rows of the word and of its sound, which are merged; there are only longer words, or none."""
+        monkeypatch.setattr("backends.couchdb.sources.FEW_ROWS", few)
+        monkeypatch.setattr("backends.couchdb.sources.MOST_WALKED", 30)
+        everything = [hit.study_uid for hit in storage.search(query=Query(level=Level.STUDY, order=NEWEST)).hits]
+        query = Query(level=Level.STUDY, terms=terms(f"PatientName={word}", fuzzy=True), order=NEWEST)
+        found = [hit.study_uid for hit in storage.search(query=query).hits]
+        assert found == ([] if word == "gave" else everything)
+        assert storage.count(query=query) == len(found)
+        page = storage.search(query=replace(query, offset=40, limit=20))
+        assert [hit.study_uid for hit in page.hits] == found[40:60]
+        assert page.more is bool(found)
+
     def test_a_page_far_behind_is_that_of_the_whole_list(self, storage: CouchStorage) -> None:
         query = Query(level=Level.STUDY, order=NEWEST)
         everything = [hit.study_uid for hit in storage.search(query=query).hits]
