@@ -89,6 +89,19 @@ class TestPublishedKeys:
         with pytest.raises(Unauthenticated):
             oidc(parts, issuer).bearer(issuer.token(**claims))
 
+    @pytest.mark.parametrize(
+        ("claim", "seconds", "good"), [("exp", -15, True), ("exp", -45, False), ("nbf", 15, True), ("nbf", 45, False)]
+    )
+    def test_clocks_may_differ_by_half_a_minute(
+        self, parts: Parts, issuer: Issuer, claim: str, seconds: int, good: bool
+    ) -> None:
+        login, token = oidc(parts, issuer), issuer.token(**{claim: int(time.time()) + seconds})
+        if good:
+            assert login.bearer(token).name == "rita"
+        else:
+            with pytest.raises(Unauthenticated):
+                login.bearer(token)
+
     def test_forged_tokens(self, parts: Parts, issuer: Issuer) -> None:
         login = oidc(parts, issuer)
         good = issuer.token()
