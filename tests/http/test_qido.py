@@ -143,6 +143,7 @@ class TestPaging:
     def test_pages_join_to_the_whole(self, stored: Client) -> None:
         whole = values(stored.search("/instances"), "00080018")
         paged = [uid for n in range(6) for uid in values(stored.search(f"/instances?limit=1&offset={n}"), "00080018")]
+        assert stored.search(f"/instances?offset={2**70}") == []  # more than databases count to
         assert paged == whole
 
     def test_cut_is_told(self, stored: Client) -> None:
