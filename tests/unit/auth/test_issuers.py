@@ -95,7 +95,8 @@ class TestPublishedKeys:
     def test_clocks_may_differ_by_half_a_minute(
         self, parts: Parts, issuer: Issuer, claim: str, seconds: int, good: bool
     ) -> None:
-        login, token = oidc(parts, issuer), issuer.token(**{claim: int(time.time()) + seconds})
+        claims: dict[str, Any] = {claim: int(time.time()) + seconds}
+        login, token = oidc(parts, issuer), issuer.token(**claims)
         if good:
             assert login.bearer(token).name == "rita"
         else:
