@@ -1,15 +1,13 @@
 """Overlay planes (PS3.3 C.9.2), from their own data or from unused bits of the pixels, drawn in white."""
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomweb_server.codec.decode import Decoded
-from dicomweb_server.codec.presentation import binary
+from dicomweb_server.codec.presentation import OVERLAY_ROWS, binary
 from dicomweb_server.dicom.json_model import Attributes, first_int
-
-_GROUPS: Final = tuple(f"60{number:02X}" for number in range(0, 32, 2))
 
 
 def burn_overlays(
@@ -17,9 +15,7 @@ def burn_overlays(
 ) -> NDArray[np.uint8]:
     """The picture of that part of the frame with all overlays of the frame; a new one where there are any."""
     copied = False
-    for group in _GROUPS:
-        if f"{group}0010" not in attributes:
-            continue
+    for group in sorted(rows[:4] for rows in OVERLAY_ROWS & attributes.keys()):
         mask = _plane(attributes, group, decoded)
         if mask is None:
             continue

@@ -38,7 +38,8 @@ _TABLES: Final = frozenset(
 )  # fmt: skip
 _MACROS: Final = ("00289145", "00289132", "00289110")
 """Pixel Value Transformation, Frame VOI LUT, Pixel Measures: their items hold what single-frame objects have."""
-_OVERLAY_ROWS: Final = frozenset(f"60{number:02X}0010" for number in range(0, 32, 2))
+OVERLAY_ROWS: Final = frozenset(f"60{number:02X}0010" for number in range(0, 32, 2))
+"""Overlay Rows (PS3.3 C.9.2), which every overlay has, of the sixteen that there can be."""
 _OVERLAY_PARTS: Final = ("0010", "0011", "0015", "0040", "0050", "0051", "0100", "0102", "3000")
 
 
@@ -57,10 +58,9 @@ def frame_attributes(attributes: Attributes, frame_index: int, *, fetch_bulk: Fe
         found[tag] = attributes[tag]
     if "00282000" not in found:
         found.update(_profile_of_optical_path(attributes))
-    for tag, element in found.items():
-        if "BulkDataURI" in element or element.get("vr") == "SQ":
-            found[tag] = fetched(element, fetch_bulk)
-    for rows in _OVERLAY_ROWS & attributes.keys():
+    for tag in _TABLES & found.keys():
+        found[tag] = fetched(found[tag], fetch_bulk)
+    for rows in OVERLAY_ROWS & attributes.keys():
         found.update(_overlay(attributes, rows[:4], frame_index, fetch_bulk))
     return found
 

@@ -11,6 +11,7 @@ from dicomweb_server.codec.decode import Decoded, decode_frame, values_alone
 from dicomweb_server.codec.grey import GreyPipeline, Table, grey_pipeline
 from dicomweb_server.codec.options import RenderOptions, Window
 from dicomweb_server.codec.pixels import PixelDescription
+from dicomweb_server.codec.presentation import OVERLAY_ROWS
 from dicomweb_server.codec.reduced import decode_reduced
 from dicomweb_server.codec.render import render_frame, to_bytes
 from dicomweb_server.dicom.json_model import Attributes
@@ -39,7 +40,8 @@ def small_picture(flat: Attributes, decoded: Decoded, *, full: PixelDescription,
         pipeline = grey_pipeline(flat, smaller.description, window=None)
         if max(smaller.array.shape) >= 2 * side and _is_plain(flat, smaller.description, pipeline):
             smaller = _averaged(smaller, side)
-    if (smaller.description.rows, smaller.description.columns) != (full.rows, full.columns):
+    resized = (smaller.description.rows, smaller.description.columns) != (full.rows, full.columns)
+    if resized and not OVERLAY_ROWS.isdisjoint(flat):
         # Overlays go with the full grid.
         flat = {tag: value for tag, value in flat.items() if not tag.startswith("60")}
     limit = min(side, max(full.rows, full.columns))
@@ -71,7 +73,7 @@ def _is_plain(flat: Attributes, description: PixelDescription, pipeline: GreyPip
     if description.bits_stored == 1 or description.bits_allocated > 16 or description.floating:
         return False
     return (
-        not any(tag[:2] == "60" for tag in flat)
+        OVERLAY_ROWS.isdisjoint(flat)
         and isinstance(pipeline.voi, Window)
         and not isinstance(pipeline.modality, Table)
         and pipeline.padding is None
