@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,14 +93,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(settings, options) or 0)
     except DicomwebError as exc:
         print(f"{PROGRAM}: {exc.message}", file=sys.stderr)
-        if advice := next((text for kind, text in _ADVICE.items() if isinstance(exc, kind)), None):
+        usual = next((text for kind, text in _ADVICE.items() if isinstance(exc, kind)), None)
+        if advice := _permission(exc) or usual:
             print(advice, file=sys.stderr)
         return 1
     except OSError as exc:  # of files that a command names or writes beside the archive
         print(f"{PROGRAM}: {exc.strerror or exc}: {exc.filename or 'a file'}", file=sys.stderr)
+        if advice := _permission(exc):
+            print(advice, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _permission(exc: BaseException | None) -> str | None:
+    """What to do where an error came of a file that this user may not open."""
+    while exc is not None and not isinstance(exc, PermissionError):
+        exc = exc.__cause__
+    if exc is None or exc.filename is None:
+        return None
+    name = os.fsdecode(exc.filename)
+    return f"This user may not use {name}: run it as the user whose files these are, or change their permissions."
 
 
 def _parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -103,10 +103,18 @@ class Connections:
 
     def schema(self) -> SchemaState:
         """The schema of the file, which is not made."""
-        if not os.path.exists(self._path):
+        try:
+            os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
             return SchemaState(found=None, current=schema.VERSION)
-        with driver_errors(), closing(self._connect()) as connection:
-            return SchemaState(found=schema.version_of(connection), current=schema.VERSION)
+        except OSError as error:
+            raise StorageUnavailable("The file of the index cannot be reached.") from error
+        try:
+            with driver_errors(), closing(self._connect()) as connection:
+                return SchemaState(found=schema.version_of(connection), current=schema.VERSION)
+        except StorageUnavailable:
+            self._make_file()  # tells why, where the file is not to be written
+            raise
 
     def open(self) -> None:
         """Create, upgrade or check the database file."""

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gzip
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Folder:
         """Raises NotFound where there is no backup, Conflict for one of a newer release."""
         try:
             mark = orjson.loads((self._path / _MARK).read_bytes())
-        except (OSError, ValueError) as exc:
+        except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
             raise NotFound(f"There is no backup in {self._path}.") from exc
         if mark.get("format") != FORMAT:
             raise Conflict(f"The backup in {self._path} was made by a newer release.")
@@ -79,7 +80,11 @@ class Folder:
 
     def names(self) -> list[str]:
         """The backups that are complete, oldest first."""
-        found = [path.name.removesuffix(_SUFFIX) for path in (self._path / "indexes").glob(f"*{_SUFFIX}")]
+        try:
+            listed = os.listdir(self._path / "indexes")  # not glob, for which what may not be read is empty
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        found = [name.removesuffix(_SUFFIX) for name in listed if name.endswith(_SUFFIX)]
         return sorted(name for name in found if _NAME.fullmatch(name))
 
     def index(self, name: str) -> Path:
