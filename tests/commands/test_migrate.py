@@ -1,6 +1,10 @@
 """`dicomweb-server migrate`, and that of several who start on an older schema one upgrades and the others wait."""
 
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +16,24 @@ from dicomweb_server.__main__ import main
 from dicomweb_server.storage.records import Scope
 from tests.commands.archives import opened, settings_file, store
 from tests.contract.older import to_schema_1
+from tests.live import ROOT
 from tests.samples import instance
+
+# Stops itself (SIGSTOP) between two steps of the upgrade.
+STOPS = """
+import os, signal, sys
+from backends.sqlite import schema
+from dicomweb_server.__main__ import main
+
+upgrade = schema._add_bin
+
+def stopping(connection):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    upgrade(connection)
+
+schema._add_bin = stopping
+sys.exit(main(["migrate", "--config", sys.argv[1]]))
+"""
 
 
 @pytest.fixture
@@ -82,3 +103,25 @@ def test_others_wait_for_the_one_that_upgrades(path: Path) -> None:
     for storage in storages:
         with closing(storage):
             assert len(list(storage.instances(scope=Scope(study_uid="1.2.3")))) == 1
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "killed"])
+def test_others_wait_for_one_that_is_stopped_in_the_midst_of_it(path: Path, goes_on: bool) -> None:
+    storage = SQLiteStorage(str(path.with_suffix("") / "index.sqlite"), busy_timeout_seconds=0.1)
+    with subprocess.Popen([sys.executable, "-W", "error", "-c", STOPS, str(path)], cwd=ROOT) as process:
+        try:
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            waiting = threading.Thread(target=storage.open)
+            waiting.start()
+            waiting.join(0.5)  # longer than for other writers
+            assert waiting.is_alive()
+            assert version(path) == 1
+            process.send_signal(signal.SIGCONT if goes_on else signal.SIGKILL)
+            assert process.wait(60) == (0 if goes_on else -signal.SIGKILL)
+            waiting.join(60)
+        finally:
+            process.kill()
+    with closing(storage):
+        assert len(list(storage.instances(scope=Scope(study_uid="1.2.3")))) == 1
+        assert storage.is_exact(scope=Scope(study_uid="1.2.3"))
+    assert version(path) > 1
