@@ -19,7 +19,7 @@ from dicomweb_server.dicom.plans import (
     UNKNOWN,
     Encoding,
     Plan,
-    implicit_of,
+    header_at,
     is_filling,
 )
 from dicomweb_server.dicom.source import HEADER_ROOM, Window
@@ -90,7 +90,7 @@ class ElementPlaces:
         while position < end:
             if depth == 0 and end - position < 8 and is_filling(self.bytes_at(position, end), pixels_seen=pixels_seen):
                 return
-            plan, start, length, encoding = self._header(position, end, encoding, first=first)
+            plan, start, length, encoding = header_at(self._head(position), position, end, encoding, first=first)
             pixels_seen |= plan.kind == PIXELS
             first = False
             if plan.kind == DELIMITER:
@@ -113,30 +113,6 @@ class ElementPlaces:
 
     def _vr_at(self, position: int, end: int) -> str:
         return self._window.bytes_at(position, 8)[4:6].decode("latin-1") if end - position >= 8 else ""
-
-    def _header(self, position: int, end: int, encoding: Encoding, *, first: bool) -> tuple[Plan, int, int, Encoding]:
-        """Plan, start of the value, length, and the encoding, which may turn out to be implicit at the first element
-        of a data set or item."""
-        head = self._head(position)
-        key, length = encoding.unpack_head(head)
-        plan = encoding.plan(key)
-        if plan is None:
-            if head[4:6].isalpha() and head[4:6].isupper():
-                fits = position + 12 + encoding.u32(head, 8)[0] <= end
-                plan = encoding.unknown(head, long=fits and head[6:8] == b"\0\0")
-            elif first:
-                return self._header(position, end, implicit_of(encoding), first=False)
-            else:
-                plan = encoding.switched(head)
-        if not plan.length_at:
-            return plan, position + 8, int(length), encoding
-        start, length = position + plan.length_at + 4, int(encoding.u32(head, plan.length_at)[0])
-        if length != UNDEFINED and start + length > end:
-            # As in the reader: old writers gave 16 bits to lengths that have 32.
-            short = int.from_bytes(head[6:8], "big" if encoding.big_endian else "little")
-            if short and position + 8 + short <= end:
-                return plan._replace(length_at=0), position + 8, short, encoding
-        return plan, start, length, encoding
 
     def _head(self, position: int) -> bytes:
         """The twelve bytes from here on, zeros behind the end of the file."""

@@ -19,6 +19,7 @@ from dicomweb_server.dicom.json_model import (
     decoder_for,
     decoders,
 )
+from dicomweb_server.errors import BadDicom
 
 UNDEFINED: Final = 0xFFFFFFFF
 
@@ -174,6 +175,36 @@ _IMPLICIT_BIG: Final = Encoding(explicit=False, big_endian=True)
 def implicit_of(encoding: Encoding) -> Encoding:
     """The implicit VR encoding of the same byte order."""
     return _IMPLICIT_BIG if encoding.big_endian else IMPLICIT_LITTLE
+
+
+def header_at(head: bytes, place: int, end: int, encoding: Encoding, *, first: bool) -> tuple[Plan, int, int, Encoding]:
+    """Plan, start of the value, length, and the encoding, which may turn out to be implicit at the first element of a
+    data set or item; as the reader in `elements` decides it.
+
+    head: the twelve bytes from `place` on, zeros behind the end of the file. end: where the data set ends. Raises
+    BadDicom where a header is cut short.
+    """
+    key, length = encoding.unpack_head(head)
+    plan = encoding.plan(key)
+    if plan is None:
+        if head[4:6].isalpha() and head[4:6].isupper():
+            fits = place + 12 + encoding.u32(head, 8)[0] <= end
+            plan = encoding.unknown(head, long=fits and head[6:8] == b"\0\0")
+        elif first:
+            return header_at(head, place, end, implicit_of(encoding), first=False)
+        else:
+            plan = encoding.switched(head)
+    if not plan.length_at:
+        return plan, place + 8, int(length), encoding
+    start, length = place + plan.length_at + 4, int(encoding.u32(head, plan.length_at)[0])
+    if start > end:
+        raise BadDicom("an element of the data set is cut short")
+    if length != UNDEFINED and start + length > end:
+        # Old writers gave 16 bits to lengths that have 32.
+        short = int.from_bytes(head[6:8], "big" if encoding.big_endian else "little")
+        if short and place + 8 + short <= end:
+            return plan._replace(length_at=0), place + 8, short, encoding
+    return plan, start, length, encoding
 
 
 def is_filling(rest: bytes, *, pixels_seen: bool) -> bool:

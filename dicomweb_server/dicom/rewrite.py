@@ -19,8 +19,9 @@ from dicomweb_server.dicom.plans import (
     UNKNOWN,
     Encoding,
     Plan,
-    implicit_of,
+    header_at,
 )
+from dicomweb_server.dicom.source import HEADER_ROOM
 from dicomweb_server.errors import BadDicom
 
 MAX_DEPTH: Final = 64
@@ -90,29 +91,8 @@ class _Rewriter:
         self.out += element_head(tag, vr, len(value), explicit=self._explicit) + value
 
     def _header(self, place: int, end: int, encoding: Encoding, *, first: bool) -> tuple[Plan, int, int, Encoding]:
-        """Plan, start of the value, its length, and the encoding, which turns out to be implicit at the first element
-        or not at all."""
-        key, length = encoding.unpack_head(self._data, place)
-        plan = encoding.plan(key)
-        if plan is None:
-            head = self._data[place : place + 12]
-            if head[4:6].isalpha() and head[4:6].isupper():
-                plan = encoding.unknown(head, long=head[6:8] == b"\0\0")
-            elif first:
-                return self._header(place, end, implicit_of(encoding), first=False)
-            else:
-                plan = encoding.switched(head)
-        if not plan.length_at:
-            return plan, place + 8, int(length), encoding
-        if place + plan.length_at + 4 > end:
-            raise BadDicom("an element of the data set is cut short")
-        start, length = place + plan.length_at + 4, int(encoding.u32(self._data, place + plan.length_at)[0])
-        if length != UNDEFINED and start + length > end:
-            # As in the reader: old writers gave 16 bits to lengths that have 32.
-            short = int.from_bytes(self._data[place + 6 : place + 8], "big" if encoding.big_endian else "little")
-            if short and place + 8 + short <= end:
-                return plan._replace(length_at=0), place + 8, short, encoding
-        return plan, start, length, encoding
+        head = self._data[place : place + HEADER_ROOM].ljust(HEADER_ROOM, b"\0")
+        return header_at(head, place, end, encoding, first=first)
 
     def _element(
         self, plan: Plan, start: int, length: int, end: int, encoding: Encoding, place: int, depth: int

@@ -148,3 +148,11 @@ def test_lengths_of_16_bits_and_what_fills_a_file_up() -> None:
     assert found.PatientID == "ID"
     assert found[0x00291010].value == b"\1\2"
     assert len(found) == 3
+
+
+def test_an_empty_element_of_an_unknown_vr_is_read_as_the_reader_does() -> None:
+    """Two zeros behind a VR that no standard knows are its length, where no length of 32 bits would fit."""
+    odd = struct.pack("<HH2sH", 0x0009, 0x1001, b"QQ", 0)
+    name = element_head("00100010", "PN", 4, explicit=True) + b"A^B "
+    found = read(rewrite(odd + name, EXPLICIT_LITTLE, explicit=True), explicit=True)
+    assert (found[0x00091001].value or b"", found.PatientName) == (b"", "A^B")
