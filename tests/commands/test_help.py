@@ -1,11 +1,13 @@
 """Every command explains itself: --help with an example that its own parser takes."""
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from dicomweb_server.__main__ import COMMANDS, main
+from tests.live import ROOT
 
 KEEPING = ("backup", "restore-backup", "check", "migrate", "rebuild", "export", "edit")
 
@@ -18,6 +20,18 @@ def test_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("name", KEEPING)
 def test_help_has_the_exit_status(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Exit status: 0" in _help(name, capsys)
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_options_in_the_documents_are_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a command with words of its own, such as `user add`, any of them may have the option."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    shown = re.findall(rf"dicomweb-server {name}(?![a-z-])(?: [^`\n#|;)]*)?", text)
+    options = {option for line in shown for option in re.findall(r"--[a-z][a-z0-9-]*", line)}
+    told = _help(name, capsys)
+    for words in re.findall(r"\{([a-z,-]+)\}", told)[:1]:
+        told += "".join(_help(f"{name} {word}", capsys) for word in words.split(","))
+    assert options <= set(re.findall(r"--[a-z][a-z0-9-]*", told))
 
 
 def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +117,7 @@ def test_what_went_wrong_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureF
 
 def _help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert caught.value.code == 0
     return capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from dicomweb_server.app import open_parts
 from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.auth import passwords
 from dicomweb_server.auth.expiry import purge_expired
-from dicomweb_server.auth.failures import Failures
+from dicomweb_server.auth.failures import FORGET_SECONDS, Failures
 from dicomweb_server.auth.rights import Roles
 from dicomweb_server.auth.secret import server_secret
 from dicomweb_server.auth.sessions import Sessions
@@ -164,6 +164,19 @@ class TestFailures:
         here.succeeded("anna", "10.0.0.1")
         here.failed("anna", "10.0.0.1")
         here.check("anna", "10.0.0.1")
+
+    def test_they_are_forgotten_after_an_hour(self, storage: Storage) -> None:
+        now = [1000.0]
+        failures = Failures(storage, clock=lambda: now[0])
+        for _ in range(4):
+            failures.failed("anna", "10.0.0.1")
+        now[0] += FORGET_SECONDS + 1
+        for _ in range(4):
+            failures.failed("anna", "10.0.0.1")
+        failures.check("anna", "10.0.0.1")
+        failures.failed("anna", "10.0.0.1")
+        with pytest.raises(TooManyRequests):
+            failures.check("anna", "10.0.0.1")
 
     def test_one_who_tries_many_names_waits(self, storage: Storage) -> None:
         failures = Failures(storage, clock=lambda: 1000.0)
