@@ -25,7 +25,8 @@ from dicomweb_server.errors import (
     VersionConflict,
 )
 from dicomweb_server.services.edit_intents import MAX_NAMED, Hold, Intent, Intents
-from dicomweb_server.services.ingest import OUT_OF_RESOURCES, PROCESSING_FAILURE, Ingest, Report
+from dicomweb_server.services.ingest import Ingest
+from dicomweb_server.services.report import OUT_OF_RESOURCES, PROCESSING_FAILURE, Report
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.records import Document, Scope, StoredInstance
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dicomweb_server.errors import StorageError, StorageFull
-from dicomweb_server.services.ingest import OUT_OF_RESOURCES, PROCESSING_FAILURE, Ingest, IngestRequest, Report
+from dicomweb_server.services.ingest import Ingest, IngestRequest
+from dicomweb_server.services.report import OUT_OF_RESOURCES, PROCESSING_FAILURE, Report
 from dicomweb_server.services.sources import Opener, Source, SourceError
 from dicomweb_server.storage.records import Stored
 

@@ -6,8 +6,8 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, cast
 
@@ -19,26 +19,29 @@ from dicomweb_server.errors import (
     Conflict,
     NotDicom,
     NotFound,
-    OutcomeUnknown,
     StorageError,
     StorageFull,
     StorageUnavailable,
+)
+from dicomweb_server.services.committing import Pending, blob_keys, keep_files, show
+from dicomweb_server.services.report import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_MISMATCH,
+    DUPLICATE_INSTANCE,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    WARNING_COERCED,
+    WARNING_MISMATCH,
+    Accepted,
+    Refused,
+    Report,
 )
 from dicomweb_server.services.space import Space
 from dicomweb_server.storage.base import BlobStore, LinkingBlobStore, StagedBlob, Storage
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.packing import pack_metadata
-from dicomweb_server.storage.records import Blob, InstanceRecord, OnDuplicate, Stored, StoreOutcome
-
-# Failure and warning reasons, PS3.18 Table I.2-2 and PS3.7 Annex C.
-PROCESSING_FAILURE = 0x0110
-DUPLICATE_INSTANCE = 0x0111
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_MISMATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-WARNING_COERCED = 0xB000
-WARNING_MISMATCH = 0xB007
+from dicomweb_server.storage.records import InstanceRecord, OnDuplicate, Stored, StoreOutcome
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"  # a directory of a medium is no instance of a study
 
@@ -47,50 +50,7 @@ SMALL_BYTES = 16 * 1024
 LOOK_EVERY_BYTES = 64 * 1024 * 1024  # of a large instance: is there still room?
 BATCH_INSTANCES = 100
 BATCH_BYTES = 256 * 1024 * 1024
-LAYOUT_IN_RECORD_BYTES = 64 * 1024
 PREAMBLE_BYTES = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """A stored instance. `warning` is a warning reason or None, `notes` say why in words; `name` is what the caller
-    called it."""
-
-    study_uid: str
-    series_uid: str
-    instance_uid: str
-    sop_class_uid: str
-    outcome: Stored
-    warning: int | None = None
-    notes: tuple[str, ...] = ()
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """A part that was not stored. The UIDs are None when the part had no usable ones; `no_instance`: it is no damaged
-    instance, but something else."""
-
-    reason: int
-    message: str
-    sop_class_uid: str | None = None
-    instance_uid: str | None = None
-    duplicate: bool = False
-    no_instance: bool = False
-    name: str = ""
-
-
-@dataclass(slots=True)
-class Report:
-    """What became of each part, in the order in which the parts were decided."""
-
-    accepted: list[Accepted] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Every different note of the accepted ones."""
-        return tuple(dict.fromkeys(note for item in self.accepted for note in item.notes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,44 +60,6 @@ class IngestLimits:
     on_duplicate: OnDuplicate = OnDuplicate.REJECT
     max_instance_bytes: int = 0
     wipe_preamble: bool = False
-
-
-def record_of_file(
-    header: Header,
-    blob: Blob,
-    *,
-    layout: bytes,
-    layout_blob: str | None,
-    metadata: bytes | None = None,
-    replaces: str | None = None,
-) -> InstanceRecord:
-    """The record of a file that is kept. `layout_blob`: where the layout lies if not in the record; `metadata` where it
-    is packed already."""
-    return InstanceRecord(
-        study_uid=header.study_uid,
-        series_uid=header.series_uid,
-        instance_uid=header.instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        attributes=header.attributes,
-        metadata=pack_metadata(header.attributes, header.transfer_syntax_uid) if metadata is None else metadata,
-        blob=blob,
-        layout=b"" if layout_blob is not None else layout,
-        layout_blob=layout_blob,
-        replaces=replaces,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    staged: StagedBlob
-    header: Header
-    metadata: bytes
-    sha256: str
-    size_bytes: int
-    layout: bytes
-    name: str
-    replaces: str | None
 
 
 class Ingest:
@@ -196,9 +118,9 @@ class IngestRequest:
         self._space = space
         self._at_once = at_once
         self._read_soon = read_soon
-        self._pending: list[_Pending] = []
+        self._pending: list[Pending] = []
         self._pending_bytes = 0
-        self._kept: list[tuple[_Pending, InstanceRecord]] = []
+        self._kept: list[tuple[Pending, InstanceRecord]] = []
         self._name = ""
         self._replaces: str | None = None
         self.report = Report()
@@ -278,7 +200,7 @@ class IngestRequest:
         self._discard_pending()
         kept, self._kept = self._kept, []
         with contextlib.suppress(StorageError):  # else they are orphans, which `check` finds
-            self._blobs.delete(keys=[key for _, record in kept for key in _blob_keys(record)])
+            self._blobs.delete(keys=[key for _, record in kept for key in blob_keys(record)])
 
     @cached_property
     def _buffer(self) -> memoryview:
@@ -373,7 +295,7 @@ class IngestRequest:
             metadata = pack_metadata(header.attributes, header.transfer_syntax_uid)
             layout = header.layout.pack()
             self._pending.append(
-                _Pending(staged, header, metadata, sha256, size_bytes, layout, self._name, self._replaces)
+                Pending(staged, header, metadata, sha256, size_bytes, layout, self._name, self._replaces)
             )
             self._pending_bytes += size_bytes
 
@@ -404,7 +326,7 @@ class IngestRequest:
         if not self._pending:
             return
         try:
-            self._kept += zip(self._pending, self._keep(), strict=True)
+            self._kept += zip(self._pending, keep_files(self._blobs, self._pending), strict=True)
         except StorageError as exc:
             if not self.report.accepted:
                 raise
@@ -418,7 +340,7 @@ class IngestRequest:
         if not kept:
             return
         try:
-            outcomes = self._store([record for _, record in kept])
+            outcomes = show(self._storage, self._blobs, [record for _, record in kept], self._limits.on_duplicate)
         except StorageError as exc:
             if not self.report.accepted:
                 raise
@@ -430,58 +352,16 @@ class IngestRequest:
             self._space.took(sum(item.size_bytes for item, _ in kept))
         unused = (outcome.stored in (Stored.SAME, Stored.REFUSED) for outcome in outcomes)
         self._blobs.delete(
-            keys=[key for (_, record), free in zip(kept, unused, strict=True) if free for key in _blob_keys(record)]
+            keys=[key for (_, record), free in zip(kept, unused, strict=True) if free for key in blob_keys(record)]
         )
 
-    def _lose(self, items: Iterable[_Pending], exc: StorageError) -> None:
+    def _lose(self, items: Iterable[Pending], exc: StorageError) -> None:
         """Earlier batches are stored, and their acknowledgement must reach the client: these are refused."""
         reason = OUT_OF_RESOURCES if isinstance(exc, StorageFull | StorageUnavailable) else PROCESSING_FAILURE
         for item in items:
             self._refuse(reason, exc.message, item.header, name=item.name)
 
-    def _keep(self) -> list[InstanceRecord]:
-        """Make the files durable, and beside them the layouts that are too large for a record."""
-        beside: dict[int, StagedBlob] = {}
-        for index, item in enumerate(self._pending):
-            if len(item.layout) > LAYOUT_IN_RECORD_BYTES:
-                beside[index] = self._blobs.stage()
-        try:
-            with disk_errors():
-                for index, staged in beside.items():
-                    staged.file.write(self._pending[index].layout)
-                    staged.complete()
-            keys = self._blobs.keep(staged=[item.staged for item in self._pending] + list(beside.values()))
-        except BaseException:
-            for extra in beside.values():
-                extra.discard()
-            raise
-        layout_keys = dict(zip(beside, keys[len(self._pending) :], strict=True))
-        return [
-            record_of_file(
-                item.header,
-                Blob(key=keys[index], size_bytes=item.size_bytes, sha256=item.sha256),
-                metadata=item.metadata,
-                layout=item.layout,
-                layout_blob=layout_keys.get(index),
-                replaces=item.replaces,
-            )
-            for index, item in enumerate(self._pending)
-        ]
-
-    def _store(self, records: Sequence[InstanceRecord]) -> list[StoreOutcome]:
-        try:
-            return self._storage.store(records=records, on_duplicate=self._limits.on_duplicate)
-        except OutcomeUnknown:
-            raise  # what is known now says nothing: files without a record are found by `check` after a day
-        except StorageError:
-            # The commit may have happened all the same: only what the index surely does not hold is given back.
-            keys = [key for record in records for key in _blob_keys(record)]
-            with contextlib.suppress(StorageError):
-                known = self._storage.known_blobs(keys=keys)
-                self._blobs.delete(keys=[key for key in keys if key not in known])
-            raise
-
-    def _decide(self, item: _Pending, record: InstanceRecord, outcome: StoreOutcome) -> None:
+    def _decide(self, item: Pending, record: InstanceRecord, outcome: StoreOutcome) -> None:
         if outcome.stored is Stored.REFUSED:
             message = "another instance with this SOP Instance UID is stored, with other content; it was kept"
             self._refuse(DUPLICATE_INSTANCE, message, item.header, duplicate=True, name=item.name)
@@ -519,10 +399,6 @@ def _sha256_of(file: BinaryIO, buffer: memoryview) -> str:
     while count := cast(io.BufferedIOBase, file).readinto(buffer):
         digest.update(buffer[:count])
     return digest.hexdigest()
-
-
-def _blob_keys(record: InstanceRecord) -> list[str]:
-    return [record.blob.key] + ([record.layout_blob] if record.layout_blob else [])
 
 
 def _beginning(pieces: Iterator[bytes | memoryview]) -> tuple[bytes | memoryview, bool]:

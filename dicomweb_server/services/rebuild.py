@@ -18,7 +18,7 @@ from dicomweb_server.dicom.levels import Level
 from dicomweb_server.dicom.part10 import read_header
 from dicomweb_server.errors import BadDicom, NotFound, StorageCorrupt
 from dicomweb_server.services.check import GRACE_SECONDS
-from dicomweb_server.services.ingest import LAYOUT_IN_RECORD_BYTES, record_of_file
+from dicomweb_server.services.committing import LAYOUT_IN_RECORD_BYTES, record_of_file
 from dicomweb_server.storage.base import BlobStore, Storage
 from dicomweb_server.storage.disk import disk_errors
 from dicomweb_server.storage.query import Query

@@ -16,7 +16,8 @@ from dicomweb_server.http.body import chunks, reader
 from dicomweb_server.http.params import accepted, entity_url, scope_of
 from dicomweb_server.http.resources.stow_metadata import METADATA_TYPES, DescribedInstances
 from dicomweb_server.metrics import Metrics
-from dicomweb_server.services.ingest import Accepted, Ingest, IngestRequest, Refused, Report
+from dicomweb_server.services.ingest import Ingest, IngestRequest
+from dicomweb_server.services.report import Accepted, Refused, Report
 from dicomweb_server.storage.base import BlobStore
 from dicomweb_server.storage.records import Scope
 
