@@ -18,7 +18,6 @@ from dicomweb_server.errors import (
     BadDicom,
     Conflict,
     NotDicom,
-    NotFound,
     StorageError,
     StorageFull,
     StorageUnavailable,
@@ -383,13 +382,6 @@ class IngestRequest:
                 name=item.name,
             )
         )
-
-
-def restore(storage: Storage, *, instance_uid: str, version: str) -> None:
-    """Bring a replaced version back; raises NotFound when there is none of that name."""
-    if version not in {old.version for old in storage.replaced(instance_uid=instance_uid)}:
-        raise NotFound("no such replaced version of the instance")
-    storage.restore(instance_uid=instance_uid, version=version)
 
 
 def _sha256_of(file: BinaryIO, buffer: memoryview) -> str:
