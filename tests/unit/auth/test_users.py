@@ -12,7 +12,7 @@ from dicomweb_server.app import open_parts
 from dicomweb_server.audit.trail import AuditTrail
 from dicomweb_server.auth import passwords
 from dicomweb_server.auth.expiry import purge_expired
-from dicomweb_server.auth.failures import FORGET_SECONDS, Failures
+from dicomweb_server.auth.failures import FORGET_SECONDS, LONGEST_WAIT_SECONDS, Failures
 from dicomweb_server.auth.rights import Roles
 from dicomweb_server.auth.secret import server_secret
 from dicomweb_server.auth.sessions import Sessions
@@ -177,6 +177,16 @@ class TestFailures:
         failures.failed("anna", "10.0.0.1")
         with pytest.raises(TooManyRequests):
             failures.check("anna", "10.0.0.1")
+
+    def test_nobody_waits_for_a_clock_that_was_set_back(self, storage: Storage) -> None:
+        now = [100_000.0]
+        failures = Failures(storage, clock=lambda: now[0])
+        for _ in range(6):
+            failures.failed("anna", "10.0.0.1")
+        with pytest.raises(TooManyRequests):
+            failures.check("anna", "10.0.0.1")
+        now[0] -= LONGEST_WAIT_SECONDS + 1
+        failures.check("anna", "10.0.0.1")
 
     def test_one_who_tries_many_names_waits(self, storage: Storage) -> None:
         failures = Failures(storage, clock=lambda: 1000.0)
