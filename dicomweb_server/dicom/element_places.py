@@ -6,13 +6,13 @@ As lenient as `elements`: a data set that can be stored can be edited.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dicomweb_server.dicom.elements import MAX_DEPTH
 from dicomweb_server.dicom.fragments import scan
 from dicomweb_server.dicom.json_model import ALL_VRS
 from dicomweb_server.dicom.plans import (
     BINARY,
     DELIMITER,
     EXPLICIT_LITTLE,
+    MAX_DEPTH,
     PIXELS,
     SEQUENCE,
     UNDEFINED,

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Final, Protocol
 
 from dicomweb_server.dicom.json_model import ALL_VRS, LONG_VRS, LUT_DESCRIPTORS, NUMBER_FORMATS, UTF8, WORD_BYTES
-from dicomweb_server.dicom.plans import UNDEFINED
+from dicomweb_server.dicom.plans import MAX_DEPTH, UNDEFINED
 from dicomweb_server.errors import BadDicom
 
-MAX_DEPTH: Final = 64
 MAX_LENGTH: Final = 0xFFFFFFFE
 
 _ITEM: Final = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"

@@ -26,6 +26,7 @@ from dicomweb_server.dicom.plans import (
     CHARSET,
     DELIMITER,
     EXPLICIT_LITTLE,
+    MAX_DEPTH,
     PIXELS,
     SEQUENCE,
     SKIPPED,
@@ -59,7 +60,6 @@ RUN_BYTES: Final = 8192
 MEMO_RUNS: Final = 256
 MEMO_ELEMENTS: Final = 4096
 """A file with more elements is not kept to compare the next with."""
-MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 2_000_000
 
 _ITEM_END: Final = "FFFEE00D"

@@ -3,7 +3,7 @@
 from typing import Any, Final
 from xml.parsers import expat
 
-from dicomweb_server.dicom.element_writer import MAX_DEPTH
+from dicomweb_server.dicom.plans import MAX_DEPTH
 from dicomweb_server.errors import BadDicom
 
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")

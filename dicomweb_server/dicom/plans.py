@@ -22,6 +22,8 @@ from dicomweb_server.dicom.json_model import (
 from dicomweb_server.errors import BadDicom
 
 UNDEFINED: Final = 0xFFFFFFFF
+MAX_DEPTH: Final = 64
+"""So deep sequences may be nested in one another, wherever they are read or written."""
 
 # Kinds of elements: which way a reader takes.
 VALUE: Final = 0

@@ -12,6 +12,7 @@ from dicomweb_server.dicom.json_model import ALL_VRS, LONG_VRS, NUMBER_FORMATS, 
 from dicomweb_server.dicom.plans import (
     BINARY,
     DELIMITER,
+    MAX_DEPTH,
     PIXELS,
     SEQUENCE,
     SKIPPED,
@@ -23,8 +24,6 @@ from dicomweb_server.dicom.plans import (
 )
 from dicomweb_server.dicom.source import HEADER_ROOM
 from dicomweb_server.errors import BadDicom
-
-MAX_DEPTH: Final = 64
 
 Patches = Mapping[str, tuple[str, bytes] | None]
 """Elements of the outermost level by tag: the VR and the value to write, or None to leave the element out."""
