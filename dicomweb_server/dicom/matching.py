@@ -8,7 +8,7 @@ from typing import Any
 
 from dicomweb_server.dicom.attributes import Attributes, is_empty, vr_of
 from dicomweb_server.dicom.levels import Level
-from dicomweb_server.dicom.names import MAX_TEXT, fold_name, plain_name, sound, words
+from dicomweb_server.dicom.names import MAX_TEXT, fold_name, fold_whole_name, plain_name, sound, words
 from dicomweb_server.dicom.spans import date_time_span, time_span
 
 Path = tuple[str, ...]
@@ -120,9 +120,10 @@ def match_values(attributes: Attributes, path: Path) -> list[str | float]:
     """The values of an attribute in the form in which they are compared, without duplicates, in stored order.
 
     The dictionary's VR of the last tag decides the form: names by `fold_name`, one for each component group and one for
-    the whole when there are several groups; dates YYYYMMDD; times HHMMSSffffff, the start of what the value spans; date
-    times both of that, in UTC when the value has an offset; numbers as float; UIDs and text trimmed, with their case,
-    cut to `MAX_TEXT`. A date, time or number that is none, a sequence and binary have no value to compare.
+    the whole when there are several groups, and by `fold_whole_name` where the components at an end are empty; dates
+    YYYYMMDD; times HHMMSSffffff, the start of what the value spans; date times both of that, in UTC when the value has
+    an offset; numbers as float; UIDs and text trimmed, with their case, cut to `MAX_TEXT`. A date, time or number that
+    is none, a sequence and binary have no value to compare.
     """
     if "+" in path[-1]:
         return _combined_values(attributes, path)
@@ -184,7 +185,8 @@ def _name_forms(value: Any) -> Iterable[str | float]:
         folded, plain = fold_name(group), plain_name(group)
         # Folding may join characters (half-width kana with a sound mark), which a "?" counts one by one.
         forms += [folded] if len(folded) == len(plain) else [folded, plain]
-    return [form for form in forms if form]
+    forms += [fold_whole_name(group) for group in groups if "^" in group[-2:] or "^=" in group]
+    return [form for form in forms if form.strip("^=")]
 
 
 def _date_forms(value: Any) -> Iterable[str | float]:

@@ -14,10 +14,16 @@ _WORD = re.compile(r"[^\W_]+")
 def fold_name(text: str) -> str:
     """A name, or a pattern of one, without case, accents and width, and without empty components at the end of its
     groups."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return _without_tail(fold_whole_name(text))
+
+
+@lru_cache(maxsize=4096)
+def fold_whole_name(text: str) -> str:
+    """As `fold_name`, with the empty components: "doe^^^^", which "doe^*" means."""
+    decomposed = unicodedata.normalize("NFKD", text.strip(" \0").rstrip("=").casefold())
     bare = "".join(character for character in decomposed if not unicodedata.combining(character))
     # Composed again, so that a Hangul syllable is one character for "?".
-    return _without_tail(unicodedata.normalize("NFC", bare).casefold())
+    return unicodedata.normalize("NFC", bare).casefold()[:MAX_TEXT]
 
 
 def plain_name(text: str) -> str:

@@ -59,7 +59,7 @@ def records() -> list[InstanceRecord]:
         {"PatientID": "Z9", "PatientName": ["Doe^Jane", "Roe^Richard"], "StudyDate": ["20230107", "20230207"]},
         {"PatientID": "Ω 'quoted\" %_", "PatientName": "O'Neil^Mary Ann", "StudyDate": "20230108"},
         {"PatientID": "C" * 64, "PatientName": "Øster^Åse", "StudyDate": "20230109", "PatientComments": "y" * 2000},
-        {"PatientID": "CC", "PatientName": "Katherine^K", "StudyDate": "20230109", "StudyID": ["1", "2"]},
+        {"PatientID": "CC", "PatientName": "Katherine^K^^", "StudyDate": "20230109", "StudyID": ["1", "2"]},
     ]
     made = []
     for place, row in enumerate(rows):
@@ -157,6 +157,8 @@ WILDCARDS = _lines("""
     PatientName=*^jo*
     PatientName=ﾔﾏﾀ?^*
     PatientName=*길?
+    PatientName=Katherine^K^*
+    PatientName=*^k^
     PatientID=B[1*
     PatientID=B*
     PatientID=?1
