@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
+from dicomweb_server.dicom.delimiters import ITEM_TAG, SEQUENCE_END
 from dicomweb_server.dicom.element_writer import (
     MAX_LENGTH,
     Bulk,
@@ -186,11 +187,11 @@ def _encapsulate(writer: ElementWriter, out: BinaryIO, parts: Sequence[BulkPart]
         writer.value("7FE00001", "OV", struct.pack(f"<{frames}Q", *offsets))
         writer.value("7FE00002", "OV", struct.pack(f"<{frames}Q", *(part.size + (part.size & 1) for part in parts)))
     writer.header(_PIXEL_TAG, "OB", UNDEFINED)
-    out.write(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(basic)) + basic)
+    out.write(ITEM_TAG + struct.pack("<I", len(basic)) + basic)
     for part in parts:
         for start in range(0, part.size or 1, MAX_LENGTH):
             length = min(MAX_LENGTH, part.size - start)
-            out.write(b"\xfe\xff\x00\xe0" + struct.pack("<I", length + (length & 1)))
+            out.write(ITEM_TAG + struct.pack("<I", length + (length & 1)))
             writer.copy(part, start, length)
             out.write(bytes(length & 1))
-    out.write(b"\xfe\xff\xdd\xe0\0\0\0\0")
+    out.write(SEQUENCE_END)

@@ -10,15 +10,13 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Final, Protocol
 
+from dicomweb_server.dicom.delimiters import ITEM_END, OPEN_ITEM, SEQUENCE_END
 from dicomweb_server.dicom.json_model import ALL_VRS, LONG_VRS, LUT_DESCRIPTORS, NUMBER_FORMATS, UTF8, WORD_BYTES
 from dicomweb_server.dicom.plans import MAX_DEPTH, UNDEFINED
 from dicomweb_server.errors import BadDicom
 
 MAX_LENGTH: Final = 0xFFFFFFFE
 
-_ITEM: Final = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-_ITEM_END: Final = b"\xfe\xff\x0d\xe0\0\0\0\0"
-_SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _CHARSET_TAG: Final = "00080005"
 _SINGLE_VALUED: Final = frozenset({"LT", "ST", "UR", "UT"})
@@ -171,10 +169,10 @@ class ElementWriter:
             return
         self.header(tag, "SQ", UNDEFINED)
         for item in items:
-            self._out.write(_ITEM)
+            self._out.write(OPEN_ITEM)
             self.data_set(checked({} if item is None else item), depth + 1)
-            self._out.write(_ITEM_END)
-        self._out.write(_SEQUENCE_END)
+            self._out.write(ITEM_END)
+        self._out.write(SEQUENCE_END)
 
 
 def _values(tag: str, element: Mapping[str, Any]) -> Sequence[Any]:

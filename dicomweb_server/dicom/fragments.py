@@ -9,12 +9,11 @@ from struct import Struct
 from typing import Final
 
 from dicomweb_server.dicom.charset import Notes
+from dicomweb_server.dicom.delimiters import ITEM_TAG, SEQUENCE_END
 from dicomweb_server.dicom.layout import EncapsulatedFrames
 from dicomweb_server.dicom.source import ReadAt, Window
 from dicomweb_server.errors import BadDicom
 
-ITEM: Final = b"\xfe\xff\x00\xe0"
-SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
 SEVERAL: Final = 1 << 63
 """Marks the length of a frame of several items in the table of `EncapsulatedFrames`."""
 MAX_FRAGMENTS: Final = 2_000_000
@@ -53,8 +52,8 @@ def scan(window: Window, start: int, end: int) -> Fragments:
         if position + 8 > end or len(head) < 8:
             raise BadDicom("truncated: the pixel data ends inside an item header")
         length = _U32(head, 4)[0]
-        if head[:4] != ITEM:
-            if head[:4] == SEQUENCE_END:
+        if head[:4] != ITEM_TAG:
+            if head[:4] == SEQUENCE_END[:4]:
                 return Fragments(items, position, position + 8, True)
             raise BadDicom("the encapsulated pixel data holds something that is no item")
         following = position + 8 + length

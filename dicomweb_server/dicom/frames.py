@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from dicomweb_server.dicom.delimiters import ITEM_TAG
 from dicomweb_server.dicom.json_model import WORD_BYTES, swap_words
 from dicomweb_server.dicom.layout import BulkElement, EncapsulatedFrames, Layout, NativeFrames
 from dicomweb_server.errors import NotFound, StorageCorrupt
@@ -16,7 +17,6 @@ CHUNK_BYTES: Final = 1 << 20
 
 _ENTRY = struct.Struct("<QQ").unpack_from
 _ITEM = struct.Struct("<4sI").unpack
-_ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
 _SEVERAL: Final = 1 << 63
 
 
@@ -146,7 +146,7 @@ def _fragments(region: FrameRegion, read: ByteSource) -> Iterator[tuple[int, int
 
 def _item_length(header: bytes) -> int:
     tag, length = _ITEM(header)
-    if tag != _ITEM_TAG:
+    if tag != ITEM_TAG:
         raise StorageCorrupt("a fragment of pixel data is not where it was")
     return int(length)
 

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
+from dicomweb_server.dicom.delimiters import ITEM_END, ITEM_TAG, OPEN_ITEM, SEQUENCE_END
 from dicomweb_server.dicom.json_model import ALL_VRS, LONG_VRS, NUMBER_FORMATS, WORD_BYTES, swap_words
 from dicomweb_server.dicom.plans import (
     BINARY,
@@ -28,9 +29,6 @@ from dicomweb_server.errors import BadDicom
 Patches = Mapping[str, tuple[str, bytes] | None]
 """Elements of the outermost level by tag: the VR and the value to write, or None to leave the element out."""
 
-_ITEM: Final = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-_ITEM_END: Final = b"\xfe\xff\x0d\xe0\0\0\0\0"
-_SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"
 _MAX_SHORT: Final = 0xFFFF
 _SWAPPED: Final = {**WORD_BYTES, **{vr: size for vr, (_, size) in NUMBER_FORMATS.items()}, "AT": 2}
 
@@ -107,7 +105,7 @@ class _Rewriter:
         if plan.kind == SEQUENCE or (is_open and plan.kind == UNKNOWN):
             self.out += element_head(plan.key, "SQ", UNDEFINED, explicit=self._explicit)
             place = self._items(start, end if is_open else start + length, encoding, depth, is_open=is_open)
-            self.out += _SEQUENCE_END
+            self.out += SEQUENCE_END
             return place
         if is_open:
             raise BadDicom("an element of the data set has no length")
@@ -140,9 +138,9 @@ class _Rewriter:
             item_end = end if length == UNDEFINED else place + length
             if item_end > end:
                 raise BadDicom("an item is longer than its sequence")
-            self.out += _ITEM
+            self.out += OPEN_ITEM
             place = self._item(place, item_end, encoding, depth + 1, is_open=length == UNDEFINED)
-            self.out += _ITEM_END
+            self.out += ITEM_END
         if is_open:
             raise BadDicom("a sequence has no end")
         return end
@@ -166,9 +164,9 @@ class _Rewriter:
         while place + 8 <= end:
             tag, length = struct.unpack_from("<4sI", self._data, place)
             place += 8
-            if tag == _SEQUENCE_END[:4]:
+            if tag == SEQUENCE_END[:4]:
                 return place
-            if tag != _ITEM[:4] or length > end - place:
+            if tag != ITEM_TAG or length > end - place:
                 break
             place += length
         raise BadDicom("compressed data in the data set has no end")

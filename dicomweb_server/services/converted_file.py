@@ -18,6 +18,7 @@ from dicomweb_server.codec.syntaxes import (
     encodable,
 )
 from dicomweb_server.dicom.compose import write_meta
+from dicomweb_server.dicom.delimiters import ITEM_TAG, SEQUENCE_END
 from dicomweb_server.dicom.json_model import Attributes, first_int, first_value
 from dicomweb_server.dicom.layout import NativeFrames
 from dicomweb_server.dicom.part10 import data_set_start
@@ -45,8 +46,6 @@ _METHODS = {
 _ALWAYS_LOSSY = frozenset({JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS_NEAR})
 _DROPPED: Patches = dict.fromkeys(("7FE00001", "7FE00002", "7FE00003", "4FFE0001", "FFFAFFFA"))
 """Offset tables and lengths of the old fragments, and signatures, which would no longer hold."""
-_ITEM = b"\xfe\xff\x00\xe0"
-_SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ class ConvertedFile:
         if begin > MAX_HEADER_BYTES:
             raise _too_large()
         behind = self._from(pixels.offset + pixels.length)
-        return instance.read(0, begin), behind.removeprefix(_SEQUENCE_END) if pixels.encapsulated else behind
+        return instance.read(0, begin), behind.removeprefix(SEQUENCE_END) if pixels.encapsulated else behind
 
     def _from(self, start: int) -> bytes:
         """The rest of the data set. How long a deflated one is, its end tells."""
@@ -159,16 +158,16 @@ class ConvertedFile:
                 found = found or frame.description
                 offsets.append(position)
                 padding = len(frame.data) & 1
-                items.write(_ITEM + struct.pack("<I", len(frame.data) + padding) + frame.data + b"\0"[:padding])
+                items.write(ITEM_TAG + struct.pack("<I", len(frame.data) + padding) + frame.data + b"\0"[:padding])
                 position += 8 + len(frame.data) + padding
             if found is None or position > MAX_PIXEL_BYTES:
                 raise TooLarge("the pixel data of this instance is too large to be converted")
             behind = self._begin(out, self._patches(found, compressed_bytes=position - 8 * len(offsets)))
             out.write(element_head("7FE00010", "OB", UNDEFINED, explicit=True))
-            out.write(_ITEM + struct.pack(f"<I{len(offsets)}I", 4 * len(offsets), *offsets))
+            out.write(ITEM_TAG + struct.pack(f"<I{len(offsets)}I", 4 * len(offsets), *offsets))
             items.seek(0)
             shutil.copyfileobj(items, out, BLOCK_BYTES)
-            out.write(_SEQUENCE_END + behind)
+            out.write(SEQUENCE_END + behind)
 
     def _converted(self) -> "Iterator[Encoded]":
         """The frames in the new transfer syntax."""

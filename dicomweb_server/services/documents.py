@@ -4,6 +4,7 @@ import base64
 import binascii
 import struct
 
+from dicomweb_server.dicom.delimiters import ITEM_TAG
 from dicomweb_server.dicom.json_model import Attributes, first_int, first_value
 from dicomweb_server.dicom.media import OCTET_STREAM, SYNTAX_MEDIA
 from dicomweb_server.dicom.sr_html import sr_to_html, sr_to_text
@@ -25,7 +26,6 @@ _TYPE_OF_CLASS = {
     "1.2.840.10008.5.1.4.1.1.104.1": "application/pdf",
     "1.2.840.10008.5.1.4.1.1.104.2": "text/xml",
 }
-_ITEM = b"\xfe\xff\x00\xe0"
 
 
 def video_type(transfer_syntax_uid: str) -> str:
@@ -43,7 +43,7 @@ def video(instance: Instance, blobs: BlobStore) -> Payload:
     first = True  # the first item is the offset table
     while place + 8 <= end:
         tag, length = struct.unpack("<4sI", instance.read(place, 8))
-        if tag != _ITEM or length > end - place - 8 or len(pieces) >= MAX_FRAGMENTS:
+        if tag != ITEM_TAG or length > end - place - 8 or len(pieces) >= MAX_FRAGMENTS:
             raise BadPixels("the fragments of this video are damaged")
         if not first:
             pieces.append(run_of(blobs, instance.stored.blob.key, place + 8, length))
