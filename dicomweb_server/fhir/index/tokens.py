@@ -161,24 +161,24 @@ def own_id(kind: str) -> Maker:
 # References
 
 
-def of_patient(clause: Clause, value: Value, context: Context) -> Indexed:
+def of_patient(_clause: Clause, value: Value, context: Context) -> Indexed:
     """A reference to the patient, or their identifier."""
     if isinstance(value, TokenValue):
         return _issued(value)
-    reference = matching.local_reference(str(value), context.base, ("Patient",))
-    if reference is None or not reference.startswith("Patient/"):
-        return Indexed(NEVER)
-    return Indexed(ids_term("Patient", [reference.partition("/")[2]], context))
+    patient = _referred_to("Patient", value, context)
+    return Indexed(NEVER if patient is None else ids_term("Patient", [patient], context))
 
 
-def of_endpoint(clause: Clause, value: Value, context: Context) -> Indexed:
+def of_endpoint(_clause: Clause, value: Value, context: Context) -> Indexed:
     """A reference to the Endpoint of the study."""
-    if isinstance(value, TokenValue):
-        return Indexed(NEVER)
-    reference = matching.local_reference(str(value), context.base, ("Endpoint",))
-    if reference is None or not reference.startswith("Endpoint/"):
-        return Indexed(NEVER)
-    return Indexed(equal(STUDY_UID, "UI", reference.partition("/")[2]))
+    endpoint_id = None if isinstance(value, TokenValue) else _referred_to("Endpoint", value, context)
+    return Indexed(NEVER if endpoint_id is None else equal(STUDY_UID, "UI", endpoint_id))
+
+
+def _referred_to(kind: str, value: Value, context: Context) -> str | None:
+    """The id of the resource of that kind here that a value refers to."""
+    kind_of, _, found = (matching.local_reference(str(value), context.base, (kind,)) or "").partition("/")
+    return found if found and kind_of == kind else None
 
 
 def identified(tag: str, vr: str, *path: str, below: bool = False) -> Maker:
