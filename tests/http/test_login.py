@@ -201,3 +201,12 @@ class TestKeys:
         guarded.delete(f"/api/keys/{made['id']}", headers=boss, status=204)
         guarded.post("/studies", b"x", headers=bearer(made["key"]), status=401)
         guarded.post_json("/api/keys", {"name": "x", "permissions": ["fly"]}, headers=boss, status=400)
+
+    def test_where_passwords_are_not_taken_with_each_request_keys_are(self, make_archive: Archive) -> None:
+        archive = make_archive({**LOGIN_SETTINGS, "auth.basic": False})
+        refused = archive.get("/studies", headers=basic(ADMIN, PASSWORD), status=401)
+        assert "log in at /login" in refused.json["reason"]
+        assert "Basic" not in refused.headers["WWW-Authenticate"]
+        boss = bearer(log_in(archive)["token"])
+        made = archive.post_json("/api/keys", {"name": "x", "roles": ["reader"]}, headers=boss, status=201).json
+        archive.get("/studies", headers=basic("key", made["key"]))
