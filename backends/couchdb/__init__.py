@@ -41,8 +41,9 @@ What a reader sees, and why it is right
     database would be one document that every store writes. What is stored at the same time on two machines is ordered
     by their clocks, which should be kept by NTP.
 
-    Headers (`header:`) are kept once for all instances of a series that share them. They can always be made again
-    from an instance, so that removing a study removes them, whatever is being stored at the same time.
+    Headers (`header:`) are kept once for all instances of a series that share them, and are written with what is
+    derived from them. They can always be made again from an instance, so that removing a study removes them, whatever
+    is being stored at the same time.
 
     Replacing writes the older version first, as a document that readers pass over while it names the current attempt;
     then the instance. `_conflicts`, which cut-off nodes of a cluster leave behind, are settled by one rule (`repair`):

@@ -77,14 +77,17 @@ class Deriver:
         self._archive = archive
         self._left_patients: set[str] = set()
 
-    def settle(self, plan: Mapping[str, Collection[str]]) -> dict[str, Shown]:
-        """Bring studies, some series of each and their patients up to date, and say what they show.
+    def settle(
+        self, plan: Mapping[str, Collection[str]], new: Mapping[str, Header] = MappingProxyType({})
+    ) -> dict[str, Shown]:
+        """Bring studies, some series of each and their patients up to date, and say what they show. `new` are headers
+        by their digests that may not be there yet.
 
         Everything that was written before the call is taken into account, by whoever it was written.
         """
         patients: set[str] = set()
         try:
-            return self._settle(plan, patients)
+            return self._settle(plan, new, patients)
         except StorageError:
             self._left_patients |= patients
             raise
@@ -96,11 +99,14 @@ class Deriver:
             self.settle_patients([key])
             self._left_patients.discard(key)
 
-    def _settle(self, plan: Mapping[str, Collection[str]], patients: set[str]) -> dict[str, Shown]:
+    def _settle(
+        self, plan: Mapping[str, Collection[str]], new: Mapping[str, Header], patients: set[str]
+    ) -> dict[str, Shown]:
         """As `settle`. `patients` are then those that studies had or have."""
         waiting = {study: set(series) for study, series in plan.items()}
         shown: dict[str, Shown] = {}
         texts: dict[str, str] = {}
+        unwritten = [header.document() for header in new.values()]
         for _ in attempts():
             if not waiting:
                 break
@@ -109,7 +115,7 @@ class Deriver:
             # The instances are read after the documents: if these are still so when written, nothing was overlooked.
             groups = self._groups(list(waiting))
             try:
-                wanted = self._wanted(waiting, groups, known)
+                wanted = self._wanted(waiting, groups, known, new)
             except _Vanished:
                 continue
             # Also when nothing is to be written: another one may have written the study, but not its patient yet.
@@ -119,7 +125,8 @@ class Deriver:
                     if document is not None:
                         patients.add(document["patient"])
                         texts |= _texts(document)
-            lost = self._write(ids, known, wanted)
+            lost = self._write(ids, known, wanted, beside=unwritten)
+            unwritten = []
             for study, series in list(waiting.items()):
                 if lost.isdisjoint(_ids(study, series)):
                     shown[study] = _shown(study, waiting.pop(study), wanted)
@@ -127,8 +134,12 @@ class Deriver:
         return shown
 
     def settle_all(self, study_uid: str) -> None:
-        """As `settle`, with every series that is there or should not be, and dropping headers nobody has."""
+        """As `settle`, with every series that is there or should not be, and with the headers that its instances have,
+        no more and no less."""
         self.settle({study_uid: self._series_in(study_uid)})
+        places = {(study_uid, row["key"][1], row["key"][2]) for row in self._groups([study_uid])[study_uid]}
+        with contextlib.suppress(_Vanished):
+            self._headers(places)  # makes those that are missing
         self.drop_headers(study_uid)
 
     def _series_in(self, study_uid: str) -> set[str]:
@@ -190,7 +201,11 @@ class Deriver:
         return dict(zip(studies, self._records.ranges("live/headers", wanted), strict=True))
 
     def _wanted(
-        self, waiting: Mapping[str, Collection[str]], groups: Mapping[str, list[Json]], known: dict[str, Json]
+        self,
+        waiting: Mapping[str, Collection[str]],
+        groups: Mapping[str, list[Json]],
+        known: dict[str, Json],
+        new: Mapping[str, Header] = MappingProxyType({}),
     ) -> dict[str, Json]:
         """The documents as they should be, by id; those that should not be are left out. Unchanged ones are `known`."""
         works: list[_Work] = []
@@ -200,7 +215,8 @@ class Deriver:
             works += [_Work(study, uid, [row for row in rows if row[0] == uid]) for uid in series]
         works = [work for work in works if work.rows]
         stale = [work for work in works if known.get(work.document_id, {}).get("mark") != work.mark]
-        headers = self._headers({(work.study, *row[:2]) for work in stale for row in work.rows})
+        places = {(work.study, *row[:2]) for work in stale for row in work.rows}
+        headers = {**new, **self._headers({place for place in places if place[2] not in new})}
         wanted = {work.document_id: known[work.document_id] for work in works if work not in stale}
         return wanted | {work.document_id: work.build(headers) for work in stale}
 
@@ -219,9 +235,11 @@ class Deriver:
             self._archive.write([headers[place[2]].document() for place in missing])
         return headers
 
-    def _write(self, ids: Sequence[str], known: dict[str, Json], wanted: dict[str, Json]) -> set[str]:
-        """The ids of those that another one has changed meanwhile."""
-        changes: list[Json] = []
+    def _write(
+        self, ids: Sequence[str], known: dict[str, Json], wanted: dict[str, Json], *, beside: Sequence[Json] = ()
+    ) -> set[str]:
+        """The ids of those that another one has changed meanwhile. `beside` is written too, if it is not there."""
+        changes: list[Json] = list(beside)
         for document_id in ids:
             old, new = known.get(document_id), wanted.get(document_id)
             if new is None and old is not None:

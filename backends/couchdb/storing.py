@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backends.couchdb import keys
@@ -61,7 +61,6 @@ class Storing:
         items = [self._item(record) for record in records]
         touched = _Touched()
         with self._inflight.writing({record.study_uid for record in records}):
-            self._write_headers(items)
             parts = [part for item in items for part in documents.part_documents(item.record, item.document["attempt"])]
             self._records.write(parts)
             waiting, tries = items, attempts()
@@ -70,7 +69,10 @@ class Storing:
                 if len(left) == len(waiting):
                     next(tries)
                 waiting = left
-            shown = self._deriver.settle(touched.series)
+            new = {item.header.digest: item.header for item in items if item.stored in _CHANGED}
+            new = {digest: header for digest, header in new.items() if digest not in self._headers}
+            shown = self._deriver.settle(touched.series, new)
+            self._remember(new)
             for study in touched.vacated:
                 self._deriver.drop_headers(study)
         self._drop_parts([item for item in items if item.stored not in _CHANGED])
@@ -83,13 +85,9 @@ class Storing:
         document = documents.instance_document(record, header.digest, keys.new_attempt(), self._clock.next())
         return _Item(record, header, document)
 
-    def _write_headers(self, items: Sequence[_Item]) -> None:
-        """Those that this process has not written lately; one that was deleted since is made again when needed."""
-        new = {item.header.digest: item.header for item in items if item.header.digest not in self._headers}
-        if new:
-            self._archive.write([header.document() for header in new.values()])
-        for digest in new:
-            self._headers[digest] = None
+    def _remember(self, headers: Iterable[str]) -> None:
+        """That these headers are there; one that was deleted since is made again when needed."""
+        self._headers |= dict.fromkeys(headers)
         while len(self._headers) > KNOWN_HEADERS:
             self._headers.popitem(last=False)
 

@@ -307,6 +307,15 @@ class TestCost:
         blobs.close()
         storage.remove(scope=one.scope)
 
+    def test_storing_a_new_study_takes_eight_round_trips(self, storage: CouchStorage) -> None:
+        requests = storage.requests
+        first = record()
+        storage.store(records=[first], on_duplicate=OnDuplicate.REJECT)
+        # What this process writes to; the instance; what stands above: read, with the view, and written with its
+        # headers; the same of the patient.
+        assert storage.requests - requests == 8
+        storage.remove(scope=Scope(study_uid=first.study_uid))
+
     def test_storing_more_of_a_series_writes_nothing_else(self, storage: CouchStorage) -> None:
         first = record()
         storage.store(records=[first], on_duplicate=OnDuplicate.REJECT)

@@ -21,6 +21,7 @@ from dicomweb_server.errors import ConfigError, NotFound, StorageUnavailable
 from dicomweb_server.storage.query import Query
 from dicomweb_server.storage.records import Binned, ChangeKind, OnDuplicate, Restored, Scope, Stored
 from dicomweb_server.testing.datasets import new_uid, record
+from dicomweb_server.testing.search_cases import terms
 from dicomweb_server.testing.steps import put, study_hit
 from tests.contract.load import Load, check_totals, instances
 from tests.contract.test_couchdb import name, opened, url
@@ -256,6 +257,22 @@ class TestCutConnections:
         until(lambda: not storage._opened.inflight.left(), seconds=15)
         assert study_hit(reader, one.study_uid).number_of_instances == 1
         check_totals(reader)
+
+    def test_a_header_that_was_not_written_is_made_again(
+        self, storage: CouchStorage, reader: CouchStorage, proxy: BadProxy
+    ) -> None:
+        """What stands above was written, its header was not: an instance is found by the values of its header."""
+        one = record(Modality="XX")
+        proxy.forbidden = b"_view/patients"
+        with pytest.raises(StorageUnavailable):
+            put(storage, one)
+        archive = reader._opened.archive
+        archive.delete(archive.with_prefix("header:"))
+        query = Query(level=Level.INSTANCE, terms=terms("Modality=XX"))
+        assert reader.count(query=query) == 0
+        proxy.forbidden = b""
+        until(lambda: not storage._opened.inflight.left(), seconds=15)
+        assert reader.count(query=query) == 1
 
     def test_the_patient_that_a_study_had_before_is_finished(
         self, storage: CouchStorage, reader: CouchStorage, proxy: BadProxy
