@@ -186,7 +186,7 @@ def _name_forms(value: Any) -> Iterable[str | float]:
         # Folding may join characters (half-width kana with a sound mark), which a "?" counts one by one.
         forms += [folded] if len(folded) == len(plain) else [folded, plain]
     forms += [fold_whole_name(group) for group in groups if "^" in group[-2:] or "^=" in group]
-    return [form for form in forms if form.strip("^=")]
+    return [form for form in forms if form]
 
 
 def _date_forms(value: Any) -> Iterable[str | float]:

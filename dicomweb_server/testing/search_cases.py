@@ -159,6 +159,7 @@ WILDCARDS = _lines("""
     PatientName=*길?
     PatientName=Katherine^K^*
     PatientName=*^k^
+    PatientName=*^*
     PatientID=B[1*
     PatientID=B*
     PatientID=?1

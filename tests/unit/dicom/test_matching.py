@@ -28,7 +28,7 @@ def found(name: str, text: str, *values: Any, **options: bool) -> bool:
     [
         ("PatientName", "Müller^Jürgen^^", ["muller^jurgen", "muller^jurgen^^"]),
         ("PatientName", "Yamada^T=山田^太郎=や", ["yamada^t", "山田^太郎", "や", "yamada^t=山田^太郎=や"]),
-        ("PatientName", "^^", []),
+        ("PatientName", "^^", ["^^"]),
         ("PatientName", "홍^길동", ["홍^길동"]),
         ("PatientName", "ﾔﾏﾀﾞ", ["ヤマタ", "ﾔﾏﾀﾞ"]),
         ("StudyDate", "1997.04.23", ["19970423"]),
