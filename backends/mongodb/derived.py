@@ -295,6 +295,9 @@ class Ascent:
             if level is Level.STUDY and old is not None and (new is None or old["patient"] != new["patient"]):
                 self._work.note_patients(self._token, {old["patient"], *([new["patient"]] if new else [])})
             if self._replace(level, identity, old, new):
+                # Who removed the last one below before this was inserted found nothing here to derive.
+                if old is None and self.made(level, identity) is None and self._replace(level, identity, new, None):
+                    return None, None
                 self._parsed.pop((level, identity), None)
                 if new is None:
                     self._seen[level].pop(identity, None)

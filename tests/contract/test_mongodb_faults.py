@@ -22,6 +22,7 @@ from backends.mongodb import MongoStorage
 from backends.mongodb.connection import Connection
 from backends.mongodb.derived import Ascent
 from backends.mongodb.feed import Entry
+from backends.mongodb.schema import COLLECTION
 from backends.mongodb.summing import Added, series_id
 from backends.mongodb.writing import _Wave
 from dicomweb_server.dicom.levels import Level
@@ -430,6 +431,27 @@ class TestOvertaken:
         check_everything(storage, monkeypatch)
         assert storage._connection.safe("studies").count_documents({}) == 1
         assert storage._connection.safe("patients").count_documents({}) == 1
+
+    @pytest.mark.parametrize(
+        ("level", "read"), [(Level.SERIES, "_series"), (Level.STUDY, "_study"), (Level.PATIENT, "_patient")]
+    )
+    def test_another_removes_while_a_document_is_derived_for_the_first_time(
+        self, storage: MongoStorage, monkeypatch: pytest.MonkeyPatch, level: Level, read: str
+    ) -> None:
+        ascent, scopes = self.ascent(storage), [ONE.scope]
+        derive, collection = getattr(ascent, read), storage._connection.safe(COLLECTION[level])
+        identity = str(collection.find_one({})["_id"])  # type: ignore[index]
+        collection.delete_one({"_id": identity})
+
+        def overtaken(identity: str) -> Any:
+            found = derive(identity)
+            while scopes:
+                storage.remove(scope=scopes.pop())
+            return found
+
+        monkeypatch.setattr(ascent, read, overtaken)
+        assert ascent.derive(level, identity) == (None, None)
+        assert collection.count_documents({}) == 0
 
     def test_a_removal_that_ends_while_it_is_read(self, storage: MongoStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         finish, removed, intents = storage._remover.finish, storage._work.removed, list[Any]()
