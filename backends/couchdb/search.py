@@ -1,6 +1,8 @@
 """Searching: candidates from the best index, compared with all terms, in order, cut, and made into hits with totals."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -22,7 +24,10 @@ from dicomweb_server.storage.query import Order, Query
 from dicomweb_server.storage.records import Hit, Page, Scope
 
 DOCUMENTS_AT_ONCE = 500
-KEYS_AT_ONCE = 5000
+KEYS_AT_ONCE, FEWEST_KEYS = 5000, 20
+"""So many keys a request has at most, and at least where there are two at once."""
+
+PARALLEL = 8
 STUDIES_OF_PATIENT, SERIES_OF_PATIENT, INSTANCES_OF_PATIENT = "00201200", "00201202", "00201204"
 SERIES_OF_STUDY, INSTANCES_OF_STUDY, INSTANCES_OF_SERIES = "00201206", "00201208", "00201209"
 _OF_STUDY = frozenset((MODALITIES, SOP_CLASSES, SERIES_OF_STUDY, INSTANCES_OF_STUDY))
@@ -47,6 +52,11 @@ class Search:
         self._records = records
         self._archive = archive
         self._sources = Sources(archive)
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="couchdb-totals")
+
+    def close(self) -> None:
+        """End the threads that count."""
+        self._pool.shutdown()
 
     def search(self, query: Query) -> Page:
         """As `Storage.search`."""
@@ -374,9 +384,8 @@ class Search:
         """The totals of studies, given with the series that each lists, if they are not too many. All of one study come
         from one read of one view, so that they fit each other."""
         found: dict[str, list[int]] = {study: [] for study in studies}
-        for some in _together([[(study, uid) for uid in listed] for study, listed in studies.items()]):
-            for row in self._records.view("live/counts", keys=some, group=True):
-                found[row["key"][0]].append(int(row["value"]))
+        for row in self._counted([[(study, uid) for uid in listed] for study, listed in studies.items()]):
+            found[row["key"][0]].append(int(row["value"]))
         others = [study for study, listed in studies.items() if not listed]
         ranges = [{"startkey": [study], "endkey": [study, keys.END], "group_level": 2} for study in others]
         for study, rows in zip(others, self._records.ranges("live/counts", ranges) if ranges else (), strict=True):
@@ -387,19 +396,27 @@ class Search:
 
     def _counts(self, places: Sequence[tuple[str, str]]) -> list[int]:
         """How many instances are in these series of these studies."""
-        counts: dict[tuple[str, ...], int] = {}
-        for some in _together([[place] for place in dict.fromkeys(places)]):
-            rows = self._records.view("live/counts", keys=some, group=True)
-            counts |= {tuple(row["key"]): int(row["value"]) for row in rows}
+        rows = self._counted([[place] for place in dict.fromkeys(places)])
+        counts = {tuple(row["key"]): int(row["value"]) for row in rows}
         return [counts.get(place, 0) for place in places]
 
+    def _counted(self, groups: Sequence[Sequence[tuple[str, str]]]) -> list[Json]:
+        """The rows of these series, those of a group from one read. CouchDB answers a request from one process for each
+        shard, so many keys are asked for by two requests at once."""
+        half = math.ceil(sum(map(len, groups)) / 2)
+        parts = list(_together(groups, min(max(half, FEWEST_KEYS), KEYS_AT_ONCE)))
+        read = partial(self._records.view, "live/counts", group=True)
+        others = [self._pool.submit(read, keys=part) for part in parts[1:]]
+        rows = read(keys=parts[0]) if parts else []
+        return [*rows, *(row for other in others for row in other.result())]
 
-def _together(groups: Iterable[Sequence[tuple[str, str]]]) -> Iterator[list[tuple[str, str]]]:
+
+def _together(groups: Iterable[Sequence[tuple[str, str]]], size: int) -> Iterator[list[tuple[str, str]]]:
     """Keys as many as one request should have, or a little more: those of a group stay together."""
     some: list[tuple[str, str]] = []
     for group in groups:
         some += group
-        if len(some) >= KEYS_AT_ONCE:
+        if len(some) >= size:
             yield some
             some = []
     if some:

@@ -83,6 +83,7 @@ class _Parts:
         self.mending.close()
         with contextlib.suppress(StorageError):
             self.inflight.close()
+        self.search.close()
         self.server.close()
 
 
