@@ -15,6 +15,7 @@ from dicomweb_server.errors import ConfigError
 MAX_WAITING = 10_000
 TIMEOUT_SECONDS = 5.0
 RETRY_SECONDS = 5.0
+CLOSING_SECONDS = 1.0
 MAX_DATAGRAM_BYTES = 60_000
 _PRIORITY = 85  # authpriv, notice
 _PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
@@ -62,6 +63,7 @@ class SyslogSink:
             with contextlib.suppress(queue.Full):
                 self._waiting.put_nowait(None)
             self._thread.join(TIMEOUT_SECONDS)
+        self._say_goodbye()
         self._disconnect()
 
     def framed(self, record: AuditRecord) -> bytes:
@@ -97,6 +99,14 @@ class SyslogSink:
             self._disconnect()
             return False
         return True
+
+    def _say_goodbye(self) -> None:
+        """End TLS (RFC 5425 4.4), which reads what the server sent. A connection that is closed with something unread,
+        such as the session tickets of TLS 1.3, is reset, and the server loses what it has not read yet."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self._socket.settimeout(CLOSING_SECONDS)
+                self._socket.unwrap()
 
     def _disconnect(self) -> None:
         if self._socket is not None:
