@@ -63,7 +63,7 @@ class InFlight:
         """One of them is whole again, but for what failed since `left` said so."""
         with self._lock:
             self._left.subtract({study: failures})
-            self._left += Counter()
+            self._left += Counter()  # leaves out those that are at none
 
     def _tell(self) -> None:
         known, age = set(self._document["studies"]), time.time() - self._document["at"]

@@ -232,9 +232,8 @@ class Sources:
         scanned = self._scan(level, term, enough, size)
         page = next(scanned, [])
         yield page
-        if (
-            len(page) * MOST_ROWS <= (enough - len(page)) * size
-        ):  # more is left to be looked through than to be collected
+        # Where more is left to be looked through than to be collected:
+        if len(page) * MOST_ROWS <= (enough - len(page)) * size:
             rows = self._archive.ranges(index.view, [{**each, "limit": MOST_ROWS + 1} for each in index.ranges])
             if all(len(some) <= MOST_ROWS for some in rows):
                 given = {each.document_id for each in page}

@@ -4,7 +4,7 @@ The reasoning stands in `work`."""
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +25,6 @@ from backends.mongodb.summing import (
     instances_part,
     part,
     patient_document,
-    patients_of,
     series_document,
     series_id,
     study_document,
@@ -79,7 +78,7 @@ class Ascent:
         self._token = token
         self._seen: dict[Level, dict[str, Doc]] = {level: {} for level in NUMBERS}
         self._parsed: dict[tuple[Level, str], Attributes] = {}
-        self._patients: set[str] = set()
+        self._patients: Set[str] = frozenset()
         self.inserts = False
 
     def shown(self, level: Level, identity: str) -> Attributes:
@@ -92,12 +91,12 @@ class Ascent:
 
     # Before the instances change
 
-    def look(self, members: Sequence[Added]) -> list[Callable[[], None]]:
-        """The calls that read what stands above; they may be made at once."""
+    def look(self, members: Sequence[Added], patients: Set[str]) -> list[Callable[[], None]]:
+        """The calls that read what stands above; they may be made at once. `patients`: as `patients_of` the members."""
         studies = {one.study_uid for one in members}
         series = {series_id(one.study_uid, one.series_uid) for one in members}
         # Of a study that is there already, most often the patient, too, is the one that the new instances name.
-        self._patients = patients_of(members)
+        self._patients = patients
         wanted = ((Level.STUDY, studies), (Level.SERIES, series), (Level.PATIENT, self._patients))
         return [partial(self._look, level, identities) for level, identities in wanted]
 

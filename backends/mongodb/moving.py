@@ -16,6 +16,7 @@ from backends.mongodb.errors import driver_errors
 from backends.mongodb.feed import Feed
 from backends.mongodb.instances import Composer, LargeMetadata, added, bin_entry, copy_of, stored_instance
 from backends.mongodb.removing import Remover
+from backends.mongodb.summing import patients_of
 from backends.mongodb.work import Work
 from dicomweb_server.errors import BadRequest, StorageError
 from dicomweb_server.storage.packing import record_of
@@ -216,7 +217,7 @@ class Mover:
         ascent, composer = Ascent(self._connection, self._work, mark.token), Composer(mark.token)
         records = [record_of(entry.instance, entry.metadata) for entry in wanted.values()]
         members = [added(record) for record in records]
-        self._connection.together(*ascent.look(members))
+        self._connection.together(*ascent.look(members, patients_of(members)))
         docs = []
         first = self._work.places(mark, len(members), after=ascent.newest)
         for place, (record, member, entry) in enumerate(zip(records, members, wanted.values(), strict=True), first):

@@ -57,6 +57,7 @@ def modalities(attributes: Attributes) -> list[str]:
 
 
 def brings_nothing(seen: Doc, shown: Attributes, one: Added, level: Level) -> bool:
+    """Whether a later instance changes nothing but totals of a document, which shows these attributes."""
     for tag, own in select(one.shown, level).items():
         known = shown.get(tag)
         if known is None or (is_empty(known) and not is_empty(own)):

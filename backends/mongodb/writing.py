@@ -187,10 +187,11 @@ class _Wave:
         self._ascent = Ascent(self._connection, self._work, token)
         self._members = [added(record) for record in self._records]
         studies = {record.study_uid for record in self._records}
+        patients = patients_of(self._members)
         self._mark, self._known, *_ = self._connection.together(
-            partial(self._work.mark, studies, token, patients=patients_of(self._members)),
+            partial(self._work.mark, studies, token, patients=patients),
             self._find_known,
-            *self._ascent.look(self._members),
+            *self._ascent.look(self._members, patients),
         )
 
     def _find_known(self) -> dict[str, Doc]:
